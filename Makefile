@@ -1,0 +1,33 @@
+# `make` lists the targets. Everything here is a thin shell around cargo.
+
+.PHONY: help build test check run demo docs clean test-against
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+build: ## build the three programs, optimised
+	cargo build --release
+
+test: ## run every test
+	cargo test
+
+check: ## what has to pass before a change lands
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items
+	$(MAKE) test
+
+run: ## start a server on 127.0.0.1:11211, its data in ./data
+	cargo run --release --bin server -- -v
+
+demo: ## play a scenario: three clients, one server
+	cargo run --bin driver -- --test 1
+
+test-against: ## replay the dialogues against ADDR=host:port, which is flushed
+	MEMCACHED_ADDR=$(ADDR) cargo test --test wire
+
+docs: ## the documentation of the code, as HTML
+	cargo doc --no-deps --document-private-items
+
+clean: ## remove what was built; the data stays
+	cargo clean

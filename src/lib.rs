@@ -1,0 +1,61 @@
+//! memcached-lite: a persistent key-value server that speaks memcached's text protocol,
+//! on the standard library alone.
+//!
+//! # The way of one `set`
+//!
+//! A client sends `set name 0 0 4\r\nJohn\r\n`, is told `STORED\r\n`, and the machine
+//! loses power. After the next start, `get name` answers `John`. What happens between:
+//!
+//! 1. The pool (`Pool::listen` in `pool.rs`) has accepted the connection and handed it
+//!    to a worker, where it stays. The worker waits in its poller (`os.rs`) until some of
+//!    its connections are ready: that set is one *tick* (`Worker::tick` in
+//!    `worker.rs`).
+//! 2. `Connection::receive` (`connection.rs`) reads what is there into the worker's
+//!    buffer, and `Connection::execute` goes through those bytes: `protocol::parse`
+//!    finds a request at their head and borrows key and value from them; nothing is
+//!    copied yet.
+//! 3. `Context::perform` (`service.rs`) calls `Store::set` (`commands.rs`). It drafts a
+//!    record (`record.rs`), locks the key's shard of the index (`index.rs`), has the
+//!    log give the record a position and put it into its tail in memory (`log.rs`), and
+//!    points the index there. `STORED` goes into the connection's output buffer, and
+//!    the connection remembers that it *depends on* that position.
+//! 4. When all connections of the tick have been served so, the worker commits once
+//!    for all of them: the tail is written to the file, and synced. Workers that wait
+//!    for the same sync share it.
+//! 5. Only then do the replies leave, one write a connection.
+//!
+//! Pull the plug before 4 is done, and the client was told nothing. Pull it after, and
+//! replay (`replay.rs`) finds the record at the next start, checks its sum, and points
+//! the index at it.
+//!
+//! A `get` goes the same way, by `Context::get` and `Store::get`: it looks the position
+//! up, reads the record from the file (that is, from the page cache) or from the log's
+//! tail, checks its sum, and answers. It
+//! commits, too: if another connection has just written what it shows, it waits until
+//! that is safe. A reply never shows what a crash could take back.
+//!
+//! # The modules, bottom up
+//!
+//! | module | what it owns |
+//! |---|---|
+//! | [`crc`] | the checksum |
+//! | [`record`] | bytes <-> file header and record |
+//! | [`disk`] | the few file operations, behind a trait that tests can stand in for |
+//! | [`log`] | the data files: append, commit, read |
+//! | [`walk`], [`replay`] | reading files back, and what to do with damage |
+//! | `index`, [`store`], [`commands`] | where each key's record stands; what each command means |
+//! | [`compact`] | live records move to the next file, the old file goes |
+//! | [`words`], [`reply`], [`protocol`] | bytes <-> requests, and replies <-> bytes |
+//! | [`os`] | the few system calls that the standard library lacks |
+//! | [`stats`], [`service`] | from a request to its reply |
+//! | [`connection`], [`listener`], `pool`, `worker`, [`server`] | sockets: who is served, by whom, and when |
+//! | [`client`], [`shell`] | the other end: as a library, and as a program |
+//! | [`driver`] | scenarios with real processes |
+//! | [`args`], [`programs`] | the three programs and their options |
+//!
+//! Imports point up this table, or to a neighbour in the same row. The chapters in `docs/` explain each part and
+//! number its invariants; code and tests cite the numbers.
+
+pub mod crc;
+pub mod record;
+
