@@ -57,5 +57,20 @@
 //! number its invariants; code and tests cite the numbers.
 
 pub mod crc;
+pub mod disk;
+pub mod log;
 pub mod record;
+pub mod replay;
+pub mod walk;
 
+use std::sync::{Mutex, MutexGuard};
+
+/// Locks a mutex. Nothing panics while it holds one; should it happen all the same,
+/// nobody knows what state it left behind, and the process ends, which is safe at any
+/// moment.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|_| {
+        eprintln!("a thread panicked while it held a lock; ending the process");
+        std::process::abort()
+    })
+}

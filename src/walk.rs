@@ -1,0 +1,99 @@
+//! A walk over the records of one file, in the order they were appended: what replay
+//! and compaction read by.
+//!
+//! Each record is checked before it is handed out (F1). No length is believed before
+//! it is known to fit into the file, and to be one that a value can have.
+
+use crate::disk::{Disk, read_exact};
+use crate::log::Generation;
+use crate::record::{Format, HEADER_LEN, Record};
+use std::io;
+
+/// Bytes read from a file at once; a longer record is read whole.
+pub(crate) const CHUNK: usize = 1 << 20;
+
+/// What stopped a walk over a file's records.
+#[derive(Debug)]
+pub enum WalkError {
+    /// The disk would not give the bytes.
+    Io(io::Error),
+    /// No valid record stands at [`Records::position`].
+    Damaged,
+}
+
+/// A walk over the records of one generation, in the order they were appended.
+pub struct Records<'a> {
+    disk: &'a dyn Disk,
+    format: &'a Format,
+    pub(crate) generation: &'a Generation,
+    /// Where the next record is expected.
+    pub position: u64,
+    /// Where the records end.
+    pub(crate) end: u64,
+    /// Bytes of the file; those from `start` on are the file's from `position` on.
+    buffer: Vec<u8>,
+    start: usize,
+}
+
+impl<'a> Records<'a> {
+    /// Walks from the first record to position `end`.
+    pub fn new(
+        disk: &'a dyn Disk,
+        format: &'a Format,
+        generation: &'a Generation,
+        end: u64,
+    ) -> Records<'a> {
+        let position = generation.base + HEADER_LEN as u64;
+        Records { disk, format, generation, position, end, buffer: vec![], start: 0 }
+    }
+
+    /// The next record and its position, `None` at the end.
+    #[expect(clippy::should_implement_trait, reason = "each record borrows the walk")]
+    pub fn next(&mut self) -> Result<Option<(u64, Record<'_>)>, WalkError> {
+        let left = self.end - self.position;
+        if left == 0 {
+            return Ok(None);
+        }
+        let overhead = self.format.overhead();
+        if left < overhead as u64 {
+            return Err(WalkError::Damaged);
+        }
+        self.fill(overhead)?;
+        // The stated length is believed only as far as the file goes.
+        let head = &self.buffer[self.start..];
+        let len = match self.format.stated_len(head, self.position) {
+            Some(len) if len <= left => len as usize,
+            _ => return Err(WalkError::Damaged),
+        };
+        self.fill(len)?;
+        let bytes = &self.buffer[self.start..self.start + len];
+        let position = self.position;
+        let Some(record) = self.format.decode(bytes, position) else {
+            return Err(WalkError::Damaged);
+        };
+        self.position += len as u64;
+        self.start += len;
+        Ok(Some((position, record)))
+    }
+
+    /// Looks for the next record one byte further on: the way past damage.
+    pub(crate) fn step(&mut self) {
+        self.position += 1;
+        self.start += 1;
+    }
+
+    /// Sees to it that `count` bytes from `start` on are in the buffer.
+    fn fill(&mut self, count: usize) -> Result<(), WalkError> {
+        if self.start + count <= self.buffer.len() {
+            return Ok(());
+        }
+        self.buffer.drain(..self.start.min(self.buffer.len()));
+        self.start = 0;
+        let old = self.buffer.len();
+        let left = self.end - self.position;
+        self.buffer.resize(left.min(count.max(CHUNK) as u64) as usize, 0);
+        let offset = self.position - self.generation.base + old as u64;
+        read_exact(self.disk, &self.generation.file, &mut self.buffer[old..], offset)
+            .map_err(WalkError::Io)
+    }
+}
