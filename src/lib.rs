@@ -56,11 +56,15 @@
 //! Imports point up this table, or to a neighbour in the same row. The chapters in `docs/` explain each part and
 //! number its invariants; code and tests cite the numbers.
 
+pub mod commands;
+pub mod compact;
 pub mod crc;
 pub mod disk;
+mod index;
 pub mod log;
 pub mod record;
 pub mod replay;
+pub mod store;
 pub mod walk;
 
 use std::sync::{Mutex, MutexGuard};

@@ -1,0 +1,156 @@
+//! Compaction: live records move to the next file, then the old file goes.
+//!
+//! The log only grows, and most of what it holds was overwritten or deleted. When
+//! the garbage outweighs the live records, the janitor begins generation n+1 and
+//! sends all appends there. Then it walks generation n: what the index still points
+//! at is appended to n+1 like any other record. In the end n is removed. Clients go
+//! on reading and writing all the while.
+//!
+//! - C1: a copy is appended under its key's shard lock, and only while the index
+//!   points at the original: so whatever n+1 says of a key is at least as new as
+//!   what n says, and replaying n, then n+1, is right after a crash at any step.
+//! - C2: the index is pointed at copies only once they are synced, so that no read
+//!   ever waits for compaction's bytes to become safe.
+//! - C3: so the old file goes only when all that is needed stands safe in the new.
+//! - C4: two generations at most. Where a start finds two, the walk is done again;
+//!   what has been moved already is no longer pointed at in n, and is passed over.
+//!
+//! Tombstones are not copied: what they deleted stood in n or before, and n goes.
+//! A pending flush is, by the rotation itself, since it has yet to come.
+//!
+//! At rest a directory is at most about twice the length of its live records, or
+//! 4 MiB. While compacting it is up to three times that length, plus what is
+//! written meanwhile.
+
+use crate::lock;
+use crate::log::{Generation, LogError, Result};
+use crate::record::Kind;
+use crate::store::{Session, Store};
+use crate::walk::{Records, WalkError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+/// Files up to this length in bytes are left alone.
+const SMALL: u64 = 4 << 20;
+
+/// When so many bytes have been walked, what was copied of them is synced, and the index
+/// pointed at it.
+const BATCH: u64 = 1 << 20;
+
+/// Copies that the index does not point at yet: key, position of the original,
+/// position of the copy.
+type Copies = Vec<(Box<[u8]>, u64, u64)>;
+
+impl Store {
+    /// Waits until the log has grown so much that compaction may be due, at most
+    /// `timeout`.
+    pub fn wait_for_call(&self, timeout: Duration) {
+        let (called, condvar) = &self.janitor_call;
+        let waited =
+            condvar.wait_timeout_while(lock(called), timeout, |called| !*called);
+        if let Ok((mut called, _)) = waited {
+            *called = false;
+        }
+    }
+
+    /// One round of the janitor: what a full disk refused is tried again, what is
+    /// written is synced, expired items go, and compaction runs if it is due.
+    /// `clock` gives Unix seconds.
+    pub fn tend(&self, clock: &dyn Fn() -> u64) -> Result<()> {
+        let mut session = Session::at(clock());
+        self.log.sync(session.now)?;
+        self.flush_if_due(&mut session)?;
+        self.reap(session.now);
+        if self.compaction_is_due() {
+            self.compact(clock)?;
+        }
+        Ok(())
+    }
+
+    fn compaction_is_due(&self) -> bool {
+        if self.compaction_stopped.get().is_some() {
+            return false;
+        }
+        let figures = self.figures();
+        let limit = SMALL.max(2 * figures.live_bytes);
+        let generations = self.log.generations();
+        self.call_at.store(generations[0].base + limit, Relaxed);
+        generations.len() > 1 || figures.log_bytes > limit
+    }
+
+    /// Moves all live records to a new generation and removes the old one; or ends
+    /// a compaction that was interrupted.
+    pub fn compact(&self, clock: &dyn Fn() -> u64) -> Result<()> {
+        if let Some(error) = self.compaction_stopped.get() {
+            return Err(error.clone());
+        }
+        let mut session = Session::at(clock());
+        let generations = self.log.generations();
+        // C4
+        if generations.len() == 1 {
+            // Most of what there is to sync is synced before anybody is held up.
+            self.log.sync(session.now)?;
+            self.rotate(&mut session)?;
+        }
+        let generations = self.log.generations();
+        let old = &generations[0];
+        let walked = self.walk(old, generations[1].base, &mut session, clock);
+        // To walk again would copy again, up to the same place.
+        if let Err(error @ (LogError::Damaged { .. } | LogError::Read(_))) = &walked {
+            self.compaction_stopped.get_or_init(|| error.clone());
+        }
+        walked?;
+        // C3
+        self.log.retire(old, clock())?;
+        let limit = SMALL.max(2 * self.figures().live_bytes);
+        self.call_at.store(generations[1].base + limit, Relaxed);
+        Ok(())
+    }
+
+    fn walk(
+        &self,
+        old: &Arc<Generation>,
+        end: u64,
+        session: &mut Session,
+        clock: &dyn Fn() -> u64,
+    ) -> Result<()> {
+        let mut copies = Copies::new();
+        let mut batch_end = old.base + BATCH;
+        let mut records = Records::new(self.log.disk(), self.log.format(), old, end);
+        loop {
+            match records.next() {
+                Ok(None) => break,
+                Ok(Some((position, record))) => {
+                    if record.kind == Kind::Set
+                        && let Some(copy) = self.copy(session, position, &record)?
+                    {
+                        copies.push((record.key.into(), position, copy));
+                    }
+                }
+                Err(WalkError::Damaged) => {
+                    let offset = records.position - old.base;
+                    return Err(LogError::Damaged { file: old.name(), offset });
+                }
+                Err(WalkError::Io(error)) => {
+                    return Err(LogError::Read(error.to_string()));
+                }
+            }
+            if records.position >= batch_end {
+                batch_end = records.position + BATCH;
+                session.now = clock();
+                self.finish(&mut copies, session)?;
+            }
+        }
+        self.finish(&mut copies, session)
+    }
+
+    /// C2: syncs the copies, then points the index at them.
+    fn finish(&self, copies: &mut Copies, session: &Session) -> Result<()> {
+        self.log.sync(session.now)?;
+        for (key, from, to) in copies.drain(..) {
+            self.redirect(&key, from, to);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,127 @@
+//! The index: where each key's record stands. It is cut into shards by the key's hash,
+//! each behind its own lock, so that workers rarely meet.
+//!
+//! Keys are hashed with the standard library's SipHash under a random seed: clients
+//! choose the keys, and could otherwise choose ones that all land in one place.
+
+use crate::lock;
+use std::collections::HashMap;
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard};
+
+/// Shards of the index: many more than workers, few enough for a flush to lock all.
+const SHARDS: usize = 64;
+
+/// What the index knows of a key.
+#[derive(Clone, Copy)]
+pub(crate) struct Entry {
+    /// Where its record stands.
+    pub(crate) position: u64,
+    /// Size of the value in bytes; the protocol's limit fits.
+    pub(crate) size: u32,
+    /// Expiry in Unix seconds, 0 for never. 32 bits keep the entry at 16 bytes; what
+    /// would expire after February 2106 expires then.
+    exptime: u32,
+}
+
+impl Entry {
+    pub(crate) fn new(position: u64, size: usize, exptime: u64) -> Entry {
+        let exptime = u32::try_from(exptime).unwrap_or(u32::MAX);
+        Entry { position, size: size as u32, exptime }
+    }
+
+    pub(crate) fn is_expired(&self, now: u64) -> bool {
+        self.exptime != 0 && u64::from(self.exptime) <= now
+    }
+}
+
+/// The keys of one shard.
+pub(crate) struct Shard {
+    pub(crate) entries: HashMap<Box<[u8]>, Entry, RandomState>,
+    /// Size of the values that the entries point at, in bytes.
+    value_bytes: u64,
+    /// S3: the end of the newest record that took a key out of this shard: a deletion, a
+    /// flush, or a value that has expired.
+    pub(crate) removed: u64,
+}
+
+impl Shard {
+    pub(crate) fn insert(&mut self, key: &[u8], entry: Entry) {
+        self.value_bytes += u64::from(entry.size);
+        // An overwrite must not pay for a second copy of the key.
+        let old = match self.entries.get_mut(key) {
+            Some(present) => Some(std::mem::replace(present, entry)),
+            None => self.entries.insert(key.into(), entry),
+        };
+        self.value_bytes -= old.map_or(0, |old| u64::from(old.size));
+    }
+
+    /// Takes a key out because of what the record that ends at `end` says.
+    pub(crate) fn remove(&mut self, key: &[u8], end: u64) {
+        let old = self.entries.remove(key);
+        self.value_bytes -= old.map_or(0, |old| u64::from(old.size));
+        self.removed = self.removed.max(end);
+    }
+
+    pub(crate) fn clear(&mut self, end: u64) {
+        self.entries.clear();
+        self.value_bytes = 0;
+        self.removed = self.removed.max(end);
+    }
+}
+
+/// See the module's page.
+pub(crate) struct Index {
+    shards: Vec<Mutex<Shard>>,
+    hasher: RandomState,
+    /// The shard whose expired entries are taken out next.
+    next_reaped: AtomicUsize,
+}
+
+impl Index {
+    pub(crate) fn new() -> Index {
+        let hasher = RandomState::new();
+        let empty = || {
+            let entries = HashMap::with_hasher(hasher.clone());
+            Mutex::new(Shard { entries, value_bytes: 0, removed: 0 })
+        };
+        let shards = std::iter::repeat_with(empty).take(SHARDS).collect();
+        Index { shards, hasher, next_reaped: AtomicUsize::new(0) }
+    }
+
+    /// Locks the shard that `key` belongs to.
+    pub(crate) fn shard(&self, key: &[u8]) -> MutexGuard<'_, Shard> {
+        lock(&self.shards[self.hasher.hash_one(key) as usize % SHARDS])
+    }
+
+    /// Locks all shards, ascending.
+    pub(crate) fn all(&self) -> Vec<MutexGuard<'_, Shard>> {
+        self.shards.iter().map(lock).collect()
+    }
+
+    /// Locks one shard, and so keeps anybody from locking all.
+    pub(crate) fn hold_off_flushes(&self) -> MutexGuard<'_, Shard> {
+        lock(&self.shards[0])
+    }
+
+    /// Takes the expired entries out of one shard, the next one at each call; `end`
+    /// tells where an entry's record ends.
+    pub(crate) fn reap(&self, now: u64, end: impl Fn(Entry) -> u64) {
+        let next = self.next_reaped.fetch_add(1, Relaxed) % SHARDS;
+        let mut shard = lock(&self.shards[next]);
+        let Shard { entries, value_bytes, removed } = &mut *shard;
+        for (_, entry) in entries.extract_if(|_, entry| entry.is_expired(now)) {
+            *value_bytes -= u64::from(entry.size);
+            *removed = (*removed).max(end(entry));
+        }
+    }
+
+    /// How many entries there are, and the size of their values in bytes.
+    pub(crate) fn totals(&self) -> (u64, u64) {
+        self.shards.iter().map(lock).fold((0, 0), |(entries, bytes), shard| {
+            (entries + shard.entries.len() as u64, bytes + shard.value_bytes)
+        })
+    }
+}

@@ -1,0 +1,624 @@
+//! A disk that fails, stops, holds still or loses its power when a test says so.
+//!
+//! [`Faulty`] is a [`Disk`] over a real directory. It stands for the *machine*: a
+//! store that is dropped was killed, and one that is opened on the same disk finds
+//! what the page cache had. What it was asked is counted and written down.
+//!
+//! | to test | use |
+//! |---|---|
+//! | a call that fails, once or for good | [`Faulty::fail`], [`Faulty::heal`] |
+//! | a process cut off at its n-th call | [`How::Stop`] |
+//! | who waits for a call, and who shares it | [`Faulty::hold`] |
+//! | what is asked, and in which order | [`Faulty::done`] |
+//! | a power cut | [`Faulty::power_cut`] |
+//!
+//! A sync is never passed on, so that thousands of stores can be opened in a second;
+//! but the disk keeps what was synced apart from what was only written. A sync that
+//! fails drops what it should have saved, as kernels do: only writing it again helps.
+
+use memcached_lite::disk::{Directory, Disk};
+use memcached_lite::record::{Format, HEADER_LEN, Header, Kind, Record};
+use memcached_lite::replay::{OpenError, Settings, Torn};
+use memcached_lite::store::{Options, Session, Store};
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread::{self, ThreadId};
+
+/// The calls of [`Disk`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Call {
+    List,
+    Open,
+    Read,
+    Write,
+    Sync,
+    Truncate,
+    Rename,
+    Remove,
+    SyncDir,
+}
+
+impl Call {
+    /// Every call there is.
+    pub const ALL: &'static [Call] = &[
+        Call::List,
+        Call::Open,
+        Call::Read,
+        Call::Write,
+        Call::Sync,
+        Call::Truncate,
+        Call::Rename,
+        Call::Remove,
+        Call::SyncDir,
+    ];
+}
+
+/// What happens at the call that was chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    /// It fails, and the next one works again.
+    Once,
+    /// It fails, and all of its kinds do until [`Faulty::heal`].
+    Always,
+    /// It fails, and whatever is called after it, as if the process ended there.
+    Stop,
+    /// It takes the first half of what it was given; the next one fails, for once.
+    Short,
+    /// A rename is done, and said to have failed, for once.
+    Late,
+}
+
+/// A call that was made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Done {
+    pub call: Call,
+    /// The file, by the name it has when it is looked up; empty for the directory.
+    pub file: String,
+    /// Where it was read or written, in bytes; the new length for a truncation.
+    pub offset: u64,
+    pub len: u64,
+}
+
+/// See the module's page. Clones are the same disk.
+#[derive(Clone)]
+pub struct Faulty {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    path: PathBuf,
+    directory: Directory,
+    state: Mutex<State>,
+    /// Signalled when a call arrives at a hold, and when a hold ends.
+    changed: Condvar,
+}
+
+type Inode = u64;
+
+#[derive(Default)]
+struct State {
+    done: Vec<(Call, Inode, u64, u64)>,
+    fault: Option<Fault>,
+    stopped: bool,
+    /// Such calls are held, once so many have passed.
+    held: Option<(Call, usize)>,
+    /// Calls that have come to the hold.
+    arrived: usize,
+    /// The most bytes that a read or a write takes, 0 for all.
+    crumbs: usize,
+    interrupted: bool,
+    /// All files ever seen stay open, so that no inode is ever used again.
+    open: HashMap<Inode, File>,
+    names: BTreeMap<String, Inode>,
+    /// What a power cut leaves for sure.
+    safe_names: BTreeMap<String, Inode>,
+    safe_bytes: HashMap<Inode, Vec<u8>>,
+    /// What it may leave as well: the names after each change since the last
+    /// `sync_dir`, and what was written to a file since its last sync.
+    unsafe_names: Vec<BTreeMap<String, Inode>>,
+    unsafe_changes: Vec<(Inode, Change)>,
+}
+
+struct Fault {
+    calls: &'static [Call],
+    /// Calls of that kind that still work.
+    left: usize,
+    how: How,
+    thread: Option<ThreadId>,
+}
+
+#[derive(Clone)]
+enum Change {
+    Write(u64, Vec<u8>),
+    Truncate(u64),
+}
+
+impl Change {
+    fn apply(&self, bytes: &mut Vec<u8>) {
+        match self {
+            Change::Write(offset, new) => {
+                let offset = *offset as usize;
+                let len = bytes.len().max(offset + new.len());
+                bytes.resize(len, 0);
+                bytes[offset..offset + new.len()].copy_from_slice(new);
+            }
+            Change::Truncate(len) => bytes.resize(*len as usize, 0),
+        }
+    }
+}
+
+/// What becomes of a call that does not fail.
+enum Verdict {
+    Works,
+    Half,
+    Late,
+    /// It takes at most so many bytes.
+    Crumbs(usize),
+}
+
+impl Verdict {
+    fn of(&self, len: usize) -> usize {
+        match self {
+            Verdict::Works | Verdict::Late => len,
+            Verdict::Half => len / 2,
+            Verdict::Crumbs(most) => len.min(*most),
+        }
+    }
+}
+
+impl Faulty {
+    /// A disk over an existing directory, of which all is safe.
+    pub fn new(path: &Path) -> Faulty {
+        let mut state = State::default();
+        for entry in fs::read_dir(path).unwrap() {
+            let entry = entry.unwrap();
+            let file = File::open(entry.path()).unwrap();
+            let inode = file.metadata().unwrap().ino();
+            state.names.insert(entry.file_name().into_string().unwrap(), inode);
+            state.safe_bytes.insert(inode, fs::read(entry.path()).unwrap());
+            state.open.insert(inode, file);
+        }
+        state.safe_names = state.names.clone();
+        let shared = Shared {
+            path: path.to_owned(),
+            directory: Directory::new(path),
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+        };
+        Faulty { shared: Arc::new(shared) }
+    }
+
+    /// A store on this disk, and what was torn off.
+    pub fn open(
+        &self,
+        options: &Options,
+        now: u64,
+    ) -> Result<(Store, Option<Torn>), OpenError> {
+        Store::on_disk(Box::new(self.clone()), options, now)
+    }
+
+    /// From now on, lets `after` of these calls pass; then comes the fault.
+    pub fn fail(&self, calls: &'static [Call], after: usize, how: How) {
+        let fault = Fault { calls, left: after, how, thread: None };
+        self.state().fault = Some(fault);
+    }
+
+    /// As [`Faulty::fail`], but only calls made by this thread count.
+    pub fn fail_here(&self, calls: &'static [Call], after: usize, how: How) {
+        let thread = Some(thread::current().id());
+        let fault = Fault { calls, left: after, how, thread };
+        self.state().fault = Some(fault);
+    }
+
+    /// All works again.
+    pub fn heal(&self) {
+        let mut state = self.state();
+        state.fault = None;
+        state.stopped = false;
+        state.crumbs = 0;
+    }
+
+    /// Whether the process has been stopped.
+    pub fn has_stopped(&self) -> bool {
+        self.state().stopped
+    }
+
+    /// Reads and writes take at most so many bytes, and every other is interrupted.
+    pub fn give_crumbs(&self, bytes: usize) {
+        self.state().crumbs = bytes;
+    }
+
+    /// Keeps all such calls waiting until the value is dropped.
+    pub fn hold(&self, call: Call) -> Hold<'_> {
+        self.hold_after(call, 0)
+    }
+
+    /// As [`Faulty::hold`], once so many have passed.
+    pub fn hold_after(&self, call: Call, passing: usize) -> Hold<'_> {
+        let mut state = self.state();
+        state.held = Some((call, passing));
+        state.arrived = 0;
+        Hold { disk: self }
+    }
+
+    /// How many such calls were made since the last [`Faulty::forget`].
+    pub fn count(&self, call: Call) -> usize {
+        self.state().done.iter().filter(|done| done.0 == call).count()
+    }
+
+    /// The calls made since the last [`Faulty::forget`], in order.
+    pub fn done(&self) -> Vec<Done> {
+        let state = self.state();
+        let name_of = |inode| {
+            let found = state.names.iter().find(|(_, of)| **of == inode);
+            found.map_or(String::new(), |(name, _)| name.clone())
+        };
+        let done = state.done.iter();
+        done.map(|&(call, inode, offset, len)| {
+            let file = name_of(inode);
+            Done { call, file, offset, len }
+        })
+        .collect()
+    }
+
+    /// Begins to count anew.
+    pub fn forget(&self) {
+        self.state().done.clear();
+    }
+
+    /// What a power cut at this moment leaves, put into the empty directory `into`.
+    /// With `seed` 0 that is what was synced and nothing else; other seeds keep some
+    /// of the rest: a write whole, in half or not at all, and the first few changes
+    /// of names.
+    pub fn power_cut(&self, into: &Path, seed: u64) {
+        let state = self.state();
+        let mut chance = Chance::new(seed);
+        let mut names = &state.safe_names;
+        let mut files = state.safe_bytes.clone();
+        if seed != 0 {
+            let kept = chance.below(state.unsafe_names.len() + 1);
+            names = state.unsafe_names[..kept].last().unwrap_or(names);
+            for (inode, change) in &state.unsafe_changes {
+                let bytes = files.entry(*inode).or_default();
+                match (chance.below(3), change) {
+                    (0, _) => {}
+                    (1, Change::Write(offset, new)) => {
+                        let half = new[..new.len() / 2].to_vec();
+                        Change::Write(*offset, half).apply(bytes);
+                    }
+                    _ => change.apply(bytes),
+                }
+            }
+        }
+        for (name, inode) in names {
+            let bytes = files.get(inode).map_or(&[][..], |bytes| bytes);
+            fs::write(into.join(name), bytes).unwrap();
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.shared.state.lock().unwrap()
+    }
+
+    /// Every call begins here: it is written down, held, and judged.
+    fn begin(&self, call: Call, file: Option<&File>, at: (u64, u64)) -> Began<'_> {
+        let inode = match file {
+            Some(file) => file.metadata()?.ino(),
+            None => 0,
+        };
+        let mut state = self.state();
+        state.done.push((call, inode, at.0, at.1));
+        let verdict = state.judge(call);
+        match &mut state.held {
+            Some((held, passing)) if *held == call && *passing > 0 => *passing -= 1,
+            Some((held, _)) if *held == call => {
+                state.arrived += 1;
+                self.shared.changed.notify_all();
+                while state.held == Some((call, 0)) {
+                    state = self.shared.changed.wait(state).unwrap();
+                }
+            }
+            _ => {}
+        }
+        Ok((state, inode, verdict?))
+    }
+
+    fn begin_named(&self, call: Call) -> io::Result<MutexGuard<'_, State>> {
+        Ok(self.begin(call, None, (0, 0))?.0)
+    }
+}
+
+type Began<'a> = io::Result<(MutexGuard<'a, State>, Inode, Verdict)>;
+
+fn failure() -> io::Error {
+    io::Error::other("the test's disk fails here")
+}
+
+impl State {
+    fn judge(&mut self, call: Call) -> io::Result<Verdict> {
+        let failed = || Err(failure());
+        if self.stopped {
+            return failed();
+        }
+        if self.crumbs > 0 && matches!(call, Call::Read | Call::Write) {
+            self.interrupted = !self.interrupted;
+            if self.interrupted {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            return Ok(Verdict::Crumbs(self.crumbs));
+        }
+        let Some(fault) = &mut self.fault else { return Ok(Verdict::Works) };
+        let here = fault.thread.is_none_or(|id| id == thread::current().id());
+        if !here || !fault.calls.contains(&call) {
+            return Ok(Verdict::Works);
+        }
+        if fault.left > 0 {
+            fault.left -= 1;
+            return Ok(Verdict::Works);
+        }
+        match fault.how {
+            How::Once => self.fault = None,
+            How::Late => {
+                self.fault = None;
+                return Ok(Verdict::Late);
+            }
+            How::Always => {}
+            How::Stop => self.stopped = true,
+            How::Short => {
+                fault.how = How::Once;
+                return Ok(Verdict::Half);
+            }
+        }
+        failed()
+    }
+
+    fn names_changed(&mut self) {
+        self.unsafe_names.push(self.names.clone());
+    }
+}
+
+impl Disk for Faulty {
+    fn list(&self) -> io::Result<Vec<String>> {
+        drop(self.begin_named(Call::List)?);
+        self.shared.directory.list()
+    }
+
+    fn open(&self, name: &str, create: bool) -> io::Result<File> {
+        let mut state = self.begin_named(Call::Open)?;
+        let file = self.shared.directory.open(name, create)?;
+        if create {
+            let inode = file.metadata()?.ino();
+            if state.names.insert(name.to_owned(), inode) == Some(inode) {
+                state.unsafe_changes.push((inode, Change::Truncate(0)));
+            } else {
+                state.names_changed();
+            }
+            state.open.insert(inode, file.try_clone()?);
+        }
+        Ok(file)
+    }
+
+    fn read(&self, file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let at = (offset, buffer.len() as u64);
+        let (state, _, verdict) = self.begin(Call::Read, Some(file), at)?;
+        drop(state);
+        let len = verdict.of(buffer.len());
+        self.shared.directory.read(file, &mut buffer[..len], offset)
+    }
+
+    fn write(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<usize> {
+        let at = (offset, bytes.len() as u64);
+        let (mut state, inode, verdict) = self.begin(Call::Write, Some(file), at)?;
+        let len = verdict.of(bytes.len());
+        let count = self.shared.directory.write(file, &bytes[..len], offset)?;
+        let change = Change::Write(offset, bytes[..count].to_vec());
+        state.unsafe_changes.push((inode, change));
+        Ok(count)
+    }
+
+    fn sync(&self, file: &File) -> io::Result<()> {
+        // Only what was written before the sync began is made safe by it.
+        let inode = file.metadata()?.ino();
+        let covered: Vec<_> = {
+            let changes = &mut self.state().unsafe_changes;
+            changes.extract_if(.., |(of, _)| *of == inode).collect()
+        };
+        let (mut state, inode, _) = self.begin(Call::Sync, Some(file), (0, 0))?;
+        let bytes = state.safe_bytes.entry(inode).or_default();
+        covered.iter().for_each(|(_, change)| change.apply(bytes));
+        Ok(())
+    }
+
+    fn truncate(&self, file: &File, len: u64) -> io::Result<()> {
+        let (mut state, inode, _) = self.begin(Call::Truncate, Some(file), (len, 0))?;
+        self.shared.directory.truncate(file, len)?;
+        state.unsafe_changes.push((inode, Change::Truncate(len)));
+        Ok(())
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let (mut state, _, verdict) = self.begin(Call::Rename, None, (0, 0))?;
+        self.shared.directory.rename(from, to)?;
+        let inode = state.names.remove(from).unwrap();
+        state.names.insert(to.to_owned(), inode);
+        state.names_changed();
+        if matches!(verdict, Verdict::Late) { Err(failure()) } else { Ok(()) }
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        let mut state = self.begin_named(Call::Remove)?;
+        self.shared.directory.remove(name)?;
+        state.names.remove(name);
+        state.names_changed();
+        Ok(())
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        let mut state = self.begin_named(Call::SyncDir)?;
+        state.safe_names = state.names.clone();
+        state.unsafe_names.clear();
+        Ok(())
+    }
+}
+
+/// Ends when dropped, in a failing test as well, so that no thread waits for ever.
+pub struct Hold<'a> {
+    disk: &'a Faulty,
+}
+
+impl Hold<'_> {
+    /// Returns when so many calls have come to be held. Panics when they do not come,
+    /// so that a call which is not made ends the test.
+    pub fn wait_for(&self, calls: usize) {
+        let state = self.disk.state();
+        let waited = self.disk.shared.changed.wait_timeout_while(
+            state,
+            super::REPLY_TIMEOUT,
+            |state| state.arrived < calls,
+        );
+        let (state, waited) = waited.unwrap();
+        let arrived = state.arrived;
+        // A lock that is poisoned would keep the others from being let go.
+        drop(state);
+        assert!(!waited.timed_out(), "{arrived} calls came, and not {calls}");
+    }
+}
+
+impl Drop for Hold<'_> {
+    fn drop(&mut self) {
+        // A poisoned lock has already said why.
+        if let Ok(mut state) = self.disk.shared.state.lock() {
+            state.held = None;
+        }
+        self.disk.shared.changed.notify_all();
+    }
+}
+
+/// Numbers that look random and are the same in every run (xorshift64).
+pub struct Chance(u64);
+
+impl Chance {
+    pub fn new(seed: u64) -> Chance {
+        Chance(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
+    }
+
+    /// A number below `limit`.
+    pub fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 33) as usize % limit
+    }
+}
+
+/// Options for short logs: a record without its value has 35 + `key_size` + 2 bytes.
+pub fn short(key_size: u16) -> Options {
+    let settings =
+        Settings { key_size: Some(key_size), int_size: Some(2), int_order: None };
+    Options { settings, ..Options::default() }
+}
+
+/// A value with all that a client can see of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    pub flags: u32,
+    pub cas: u64,
+    pub value: Vec<u8>,
+}
+
+/// What a client sees at `now` of each of these keys that has a value.
+pub fn contents(store: &Store, keys: &[&[u8]], now: u64) -> BTreeMap<Vec<u8>, Seen> {
+    let mut session = Session::at(now);
+    let mut contents = BTreeMap::new();
+    for &key in keys {
+        if let Some(item) = store.get(&mut session, key).unwrap() {
+            let (flags, cas, value) = (item.flags, item.cas, item.value.to_vec());
+            contents.insert(key.to_vec(), Seen { flags, cas, value });
+        }
+    }
+    contents
+}
+
+/// The value of one key.
+pub fn value(store: &Store, key: &[u8], now: u64) -> Option<Vec<u8>> {
+    let mut session = Session::at(now);
+    store.get(&mut session, key).unwrap().map(|item| item.value.to_vec())
+}
+
+/// All files of a directory with their bytes, to see whether anything was changed.
+pub fn files(path: &Path) -> BTreeMap<String, Vec<u8>> {
+    let entries = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
+    entries
+        .map(|path| {
+            let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+            (name, fs::read(path).unwrap())
+        })
+        .collect()
+}
+
+/// Puts such files into the directory, and removes all others.
+pub fn put_files(path: &Path, files: &BTreeMap<String, Vec<u8>>) {
+    for entry in fs::read_dir(path).unwrap() {
+        let entry = entry.unwrap();
+        if !files.contains_key(entry.file_name().to_str().unwrap()) {
+            fs::remove_file(entry.path()).unwrap();
+        }
+    }
+    for (name, bytes) in files {
+        // Not emptied first: file systems hasten to write such a file out, which
+        // costs milliseconds.
+        let mut file = OpenOptions::new();
+        let file = file.write(true).create(true).truncate(false).open(path.join(name));
+        let file = file.unwrap();
+        file.set_len(bytes.len() as u64).unwrap();
+        file.write_all_at(bytes, 0).unwrap();
+    }
+}
+
+/// A record as it stands in a file.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// Its first byte in the file, and the first one behind it.
+    pub start: usize,
+    pub end: usize,
+    pub position: u64,
+    pub kind: Kind,
+    pub exptime: u64,
+    pub synced: u64,
+    pub key: Vec<u8>,
+    pub seen: Seen,
+}
+
+/// The records of a file all of which are good.
+pub fn records(bytes: &[u8]) -> Vec<Found> {
+    let header = Header::decode(bytes).unwrap();
+    let format: Format = header.format;
+    let mut found = Vec::new();
+    let mut start = HEADER_LEN;
+    while start < bytes.len() {
+        let position = header.base + start as u64;
+        let len = format.stated_len(&bytes[start..], position).unwrap();
+        let end = start + len as usize;
+        let record: Record = format.decode(&bytes[start..end], position).unwrap();
+        found.push(Found {
+            start,
+            end,
+            position,
+            kind: record.kind,
+            exptime: record.exptime,
+            synced: record.synced,
+            key: record.key.to_vec(),
+            seen: Seen {
+                flags: record.flags,
+                cas: record.cas,
+                value: record.value.to_vec(),
+            },
+        });
+        start = end;
+    }
+    found
+}

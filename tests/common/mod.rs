@@ -1,0 +1,200 @@
+//! What several test crates need: a server of their own, and a dialogue with it.
+//!
+//! A [`Server`] is the real program in a process of its own, on a port that the
+//! system chose and in a data directory that nobody else uses, so tests may run side
+//! by side. It is ready when it says so: its standard output is read until the line
+//! `Server: Listening on ADDRESS...` comes, and nothing here ever sleeps.
+//!
+//! | to test | use |
+//! |---|---|
+//! | requests and replies | [`Server::start`], [`dialogue::replay`] |
+//! | a connection's own ways | [`Server::start`], [`Server::connect`] |
+//! | what outlives a crash | a [`TempDir`], [`Server::start_on`], [`Server::kill`] |
+//! | what the server says | [`Server::wait_for_line`] |
+//!
+//! Whatever is started here is killed, and whatever directory is made here removed,
+//! when its value is dropped, which a failing test does as well. Errors panic: in a
+//! test that is the report.
+
+// Each file in tests/ is a crate of its own and uses only a part of this.
+#![allow(dead_code)]
+
+pub mod dialogue;
+pub mod disk;
+
+use std::env;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{self, Child, Command, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long a reply may take. Far more than any needs, so that a busy machine fails
+/// no test, and a server that hangs still ends one.
+pub const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a server may take until it listens: it may have a log to replay.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A running server process, killed when dropped.
+pub struct Server {
+    /// Where it listens.
+    pub addr: SocketAddr,
+    child: Child,
+    /// Lines of its standard output that no one has asked for yet. They arrive
+    /// through a thread that reads all the time: a full pipe would stall the server.
+    /// The lock only makes a `&Server` fit for the threads of a test.
+    lines: Mutex<Receiver<String>>,
+    data: PathBuf,
+    /// Keeps the directory until the server is gone; `None` if it is the caller's.
+    /// Fields are dropped after [`Drop::drop`] has run, so the process ends first.
+    owned: Option<TempDir>,
+}
+
+impl Server {
+    /// Starts a server with `args` in a fresh data directory and waits until it
+    /// listens.
+    pub fn start(args: &[&str]) -> Server {
+        let owned = TempDir::new();
+        let mut server = Server::start_on(owned.path(), args);
+        server.owned = Some(owned);
+        server
+    }
+
+    /// Starts a server with `args` in `data`, which stays when the server goes.
+    pub fn start_on(data: &Path, args: &[&str]) -> Server {
+        // SERVER_HOST and SERVER_PORT give defaults: those of whoever runs the tests
+        // must not decide where this server listens.
+        let mut child = Command::new(env!("CARGO_BIN_EXE_server"))
+            .args(["--port", "0", "--data"])
+            .arg(data)
+            .args(args)
+            .env_remove("SERVER_HOST")
+            .env_remove("SERVER_PORT")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("cannot start the server");
+        let stdout = child.stdout.take().expect("stdout is piped");
+        let (sender, lines) = mpsc::channel();
+        // Ends with the process, whose end closes the pipe. A line for which there
+        // is no receiver any more is dropped, and the draining goes on.
+        thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                let _ = sender.send(line);
+            }
+        });
+        // The address is not known yet; the value exists already, so that a panic
+        // below kills the process.
+        let addr = SocketAddr::from(([127, 0, 0, 1], 0));
+        let data = data.to_path_buf();
+        let mut server =
+            Server { addr, child, lines: Mutex::new(lines), data, owned: None };
+        let line = server.wait_for_line("Server: Listening on ", START_TIMEOUT);
+        let (_, rest) = line.split_once("Listening on ").expect("found above");
+        server.addr = rest
+            .trim_end_matches('.')
+            .parse()
+            .unwrap_or_else(|_| panic!("no address in {line:?}"));
+        server
+    }
+
+    /// A new connection that sends at once and gives up reading or writing after
+    /// [`REPLY_TIMEOUT`].
+    pub fn connect(&self) -> TcpStream {
+        connect(self.addr).expect("cannot connect to the server")
+    }
+
+    /// The next line of standard output that contains `text`; the lines before it
+    /// are dropped. Panics after `timeout`, or when the output ends, and says what
+    /// came instead.
+    pub fn wait_for_line(&self, text: &str, timeout: Duration) -> String {
+        let deadline = Instant::now() + timeout;
+        let lines = self.lines.lock().expect("an earlier wait has failed");
+        let mut others = Vec::new();
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match lines.recv_timeout(left) {
+                Ok(line) if line.contains(text) => return line,
+                Ok(line) => others.push(line),
+                Err(error) => panic!("no line {text:?} ({error}), only {others:#?}"),
+            }
+        }
+    }
+
+    /// Ends the process with SIGKILL, as `kill -9` does, and waits until it is gone:
+    /// from then on its port and its data directory are free.
+    pub fn kill(&mut self) {
+        // An error means that it has ended already, which is as good.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// The data directory.
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// The process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A connection to any server, with the settings of [`Server::connect`].
+pub fn connect(addr: SocketAddr) -> std::io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&addr, REPLY_TIMEOUT)?;
+    stream.set_read_timeout(Some(REPLY_TIMEOUT))?;
+    stream.set_write_timeout(Some(REPLY_TIMEOUT))?;
+    // What a test sends in pieces shall arrive in pieces.
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// A fresh directory, removed with all that is in it when dropped.
+pub struct TempDir {
+    path: PathBuf,
+}
+
+impl TempDir {
+    /// Makes the directory. The process id keeps apart test crates that run at the
+    /// same time, the counter the tests of one crate.
+    pub fn new() -> TempDir {
+        static COUNTER: AtomicU32 = AtomicU32::new(0);
+        let number = COUNTER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("memcached-lite-test-{}-{number}", process::id());
+        let path = env::temp_dir().join(name);
+        // A killed run with the same process id may have left one behind.
+        let _ = fs::remove_dir_all(&path);
+        fs::create_dir_all(&path).expect("cannot make a temporary directory");
+        TempDir { path }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        // A server in this process may make another file while the directory is being
+        // emptied; it can't do so for ever.
+        for _ in 0..100 {
+            if fs::remove_dir_all(&self.path).is_ok() {
+                break;
+            }
+        }
+    }
+}

@@ -1,0 +1,748 @@
+//! Compaction under clients that do not wait for it, and stopped wherever it can be.
+//!
+//! Most of these tests cut the process or the power off at each call to the disk in
+//! turn, so that no step of a compaction is left out. A clock that the tests hold
+//! says what has expired.
+
+mod common;
+
+use common::TempDir;
+use common::disk::{
+    Call, Chance, Faulty, How, contents, files, put_files, records, short, value,
+};
+use memcached_lite::log::{LogError, SyncMode};
+use memcached_lite::record::HEADER_LEN;
+use memcached_lite::store::{Options, Session, Store};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::thread;
+use std::time::Instant;
+
+const NOW: u64 = 1_000_000_000;
+const FIRST: &str = "0000000001.kv";
+const SECOND: &str = "0000000002.kv";
+
+/// A record of these logs without its value: 35 bytes, KEY_SIZE and INT_SIZE.
+const OVERHEAD: usize = 35 + 8 + 2;
+
+fn options() -> Options {
+    short(8)
+}
+
+/// A store in a directory of its own, on a disk that does not fail yet.
+struct Fixture {
+    directory: TempDir,
+    disk: Faulty,
+    store: Store,
+}
+
+impl Fixture {
+    fn new() -> Fixture {
+        Fixture::of(&BTreeMap::new())
+    }
+
+    fn of(files: &BTreeMap<String, Vec<u8>>) -> Fixture {
+        let directory = TempDir::new();
+        put_files(directory.path(), files);
+        let disk = Faulty::new(directory.path());
+        let (store, _) = disk.open(&options(), NOW).unwrap();
+        Fixture { directory, disk, store }
+    }
+
+    /// Ends the process as `kill -9` does and starts another.
+    fn restart_at(&mut self, now: u64) {
+        self.disk.heal();
+        let (store, torn) = self.disk.open(&options(), now).unwrap();
+        assert_eq!(torn, None);
+        self.store = store;
+    }
+
+    fn put(&self, key: &str, value: &[u8]) {
+        let mut session = Session::at(NOW);
+        self.store.set(&mut session, key.as_bytes(), 0, 0, value).unwrap();
+        self.store.commit(&session).unwrap();
+    }
+
+    fn value(&self, key: &str) -> Option<Vec<u8>> {
+        value(&self.store, key.as_bytes(), NOW)
+    }
+
+    fn compact(&self) -> Result<(), LogError> {
+        self.store.compact(&|| NOW)
+    }
+
+    fn names(&self) -> Vec<String> {
+        files(self.directory.path()).into_keys().collect()
+    }
+}
+
+/// What a power cut now would leave, opened.
+fn after_power_cut(disk: &Faulty, seed: u64) -> (TempDir, Store) {
+    let left = TempDir::new();
+    disk.power_cut(left.path(), seed);
+    let (store, _) = Faulty::new(left.path()).open(&options(), NOW).unwrap();
+    (left, store)
+}
+
+const SORTS: [&[u8]; 9] = [
+    b"plain", b"empty", b"flags", b"lives", b"touched", b"new", b"dead", b"brief", b"n",
+];
+
+/// Writes some live records and at least as much garbage; returns their lengths.
+fn write_all_sorts(t: &Fixture) -> usize {
+    let mut x = Session::at(NOW);
+    let s = &t.store;
+    s.set(&mut x, b"lost", 0, 0, b"flushed").unwrap();
+    s.flush_all(&mut x, 0).unwrap();
+    s.set(&mut x, b"plain", 0, 0, b"value").unwrap();
+    s.set(&mut x, b"empty", 0, 0, b"").unwrap();
+    s.set(&mut x, b"flags", u32::MAX, 0, b"flags").unwrap();
+    s.set(&mut x, b"lives", 0, 1000, b"for a while").unwrap();
+    s.set(&mut x, b"touched", 0, 0, b"touched").unwrap();
+    s.touch(&mut x, b"touched", 500).unwrap();
+    s.set(&mut x, b"new", 0, 0, b"old").unwrap();
+    s.set(&mut x, b"new", 3, 0, b"new").unwrap();
+    s.set(&mut x, b"dead", 0, 0, b"deleted").unwrap();
+    s.delete(&mut x, b"dead").unwrap();
+    s.set(&mut x, b"brief", 0, 10, b"expires").unwrap();
+    s.set(&mut x, b"n", 0, 0, b"1").unwrap();
+    s.incr(&mut x, b"n", 41).unwrap();
+    s.commit(&x).unwrap();
+    7 * OVERHEAD + "valueflagsfor a whiletouchednew42".len()
+}
+
+#[test]
+fn compaction_keeps_what_is_live_and_nothing_else() {
+    let mut t = Fixture::new();
+    let live = write_all_sorts(&t);
+    let before = contents(&t.store, &SORTS, NOW + 10);
+    assert_eq!(before.len(), 7);
+    t.store.compact(&|| NOW + 10).unwrap();
+    for _ in 0..2 {
+        assert_eq!(contents(&t.store, &SORTS, NOW + 10), before);
+        assert_eq!(contents(&t.store, &SORTS, NOW + 500).len(), 6);
+        assert_eq!(contents(&t.store, &SORTS, NOW + 1000).len(), 5);
+        t.restart_at(NOW + 10);
+    }
+    assert_eq!(t.names(), [SECOND]);
+    let bytes = &files(t.directory.path())[SECOND];
+    assert_eq!(bytes.len(), HEADER_LEN + live);
+    assert_eq!(records(bytes).len(), before.len());
+    assert_eq!(t.store.figures().live_bytes, live as u64);
+}
+
+#[test]
+fn a_pending_flush_moves_to_the_new_generation() {
+    for compactions in [1, 2, 3] {
+        for restarts in [false, true] {
+            let mut t = Fixture::new();
+            let mut session = Session::at(NOW);
+            t.store.flush_all(&mut session, 50).unwrap();
+            t.store.commit(&session).unwrap();
+            t.put("k", b"v");
+            for _ in 0..compactions {
+                t.compact().unwrap();
+            }
+            if restarts {
+                t.restart_at(NOW + 20);
+            }
+            assert_eq!(value(&t.store, b"k", NOW + 49), Some(b"v".into()));
+            assert_eq!(value(&t.store, b"k", NOW + 50), None);
+        }
+    }
+}
+
+#[test]
+fn a_flush_that_has_come_is_not_carried_on() {
+    let mut t = Fixture::new();
+    let mut session = Session::at(NOW);
+    t.put("before", b"v");
+    t.store.flush_all(&mut session, 50).unwrap();
+    session.now = NOW + 50;
+    t.store.set(&mut session, b"after", 0, 0, b"v").unwrap();
+    t.store.commit(&session).unwrap();
+    t.store.compact(&|| NOW + 50).unwrap();
+    t.restart_at(NOW + 60);
+    assert_eq!(value(&t.store, b"after", NOW + 60), Some(b"v".into()));
+    assert_eq!(records(&files(t.directory.path())[SECOND]).len(), 1);
+}
+
+#[test]
+fn at_rest_the_disk_holds_little_more_than_twice_what_is_live() {
+    let t = Fixture::new();
+    let mut chance = Chance::new(1);
+    let mut session = Session::at(NOW);
+    let mut compactions = 0;
+    for round in 0..12 {
+        // First it grows, then most of it goes.
+        for _ in 0..20 {
+            let key = format!("k{}", chance.below(if round < 8 { 200 } else { 9 }));
+            let size = 30_000 + chance.below(30_000);
+            let value = vec![b'v'; size];
+            t.store.set(&mut session, key.as_bytes(), 0, 0, &value).unwrap();
+        }
+        if round == 8 {
+            t.store.flush_all(&mut session, 0).unwrap();
+        }
+        t.store.commit(&session).unwrap();
+        let generation = t.names();
+        t.store.tend(&|| NOW).unwrap();
+        compactions += usize::from(t.names() != generation);
+        let on_disk: usize = files(t.directory.path()).values().map(Vec::len).sum();
+        let figures = t.store.figures();
+        assert_eq!(on_disk as u64, figures.log_bytes);
+        let limit = (4 << 20) + figures.live_bytes * 22 / 10;
+        assert!(figures.log_bytes < limit, "{figures:?} after round {round}");
+    }
+    assert!((1..6).contains(&compactions), "{compactions}");
+}
+
+#[test]
+fn a_small_log_is_left_alone() {
+    let t = Fixture::new();
+    for _ in 0..10 {
+        t.put("k", &[b'v'; 60_000]);
+        t.store.tend(&|| NOW).unwrap();
+    }
+    assert_eq!(t.names(), [FIRST]);
+}
+
+#[test]
+fn the_janitor_is_called_when_the_log_has_grown() {
+    let t = Fixture::new();
+    t.store.tend(&|| NOW).unwrap();
+    let begun = Instant::now();
+    let long = common::REPLY_TIMEOUT;
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| t.store.wait_for_call(long));
+        let mut session = Session::at(NOW);
+        for _ in 0..80 {
+            t.store.set(&mut session, b"k", 0, 0, &[b'v'; 60_000]).unwrap();
+        }
+        waiting.join().unwrap();
+    });
+    assert!(begun.elapsed() < long);
+    t.store.tend(&|| NOW).unwrap();
+    assert_eq!(t.names(), [SECOND]);
+}
+
+/// Runs a compaction, and `meanwhile` when copies of all that is live have been
+/// appended, and neither are synced nor has the index been pointed at them.
+fn while_copies_wait_for_their_sync(t: &Fixture, meanwhile: impl FnOnce()) {
+    t.store.tend(&|| NOW).unwrap();
+    // Those that come first are of the old file and of the new header.
+    let hold = t.disk.hold_after(Call::Sync, 2);
+    thread::scope(|scope| {
+        let compaction = scope.spawn(|| t.compact());
+        hold.wait_for(1);
+        let figures = t.store.figures();
+        assert_eq!(figures.generations, 2);
+        assert!(figures.log_end - figures.log_synced >= figures.live_bytes);
+        meanwhile();
+        drop(hold);
+        compaction.join().unwrap().unwrap();
+    });
+    assert_eq!(t.names(), [SECOND]);
+}
+
+#[test]
+fn what_is_written_during_a_walk_is_newer_than_any_copy() {
+    // C1
+    let mut t = Fixture::new();
+    for key in ["same", "set", "delete", "touch", "add"] {
+        t.put(key, b"1");
+    }
+    let mut x = Session::at(NOW);
+    while_copies_wait_for_their_sync(&t, || {
+        t.store.set(&mut x, b"set", 0, 0, b"2").unwrap();
+        assert_eq!(t.store.delete(&mut x, b"delete"), Ok(true));
+        assert_eq!(t.store.touch(&mut x, b"touch", 10), Ok(true));
+        assert_eq!(t.store.delete(&mut x, b"add"), Ok(true));
+        t.store.add(&mut x, b"add", 0, 0, b"2").unwrap();
+    });
+    t.store.commit(&x).unwrap();
+    for _ in 0..2 {
+        let values = ["same", "set", "delete", "touch", "add"].map(|key| t.value(key));
+        let expected = [Some("1"), Some("2"), None, Some("1"), Some("2")];
+        assert_eq!(values, expected.map(|value| value.map(Vec::from)));
+        assert_eq!(value(&t.store, b"touch", NOW + 10), None);
+        t.restart_at(NOW);
+    }
+}
+
+#[test]
+fn a_flush_during_a_walk_removes_copies_as_well() {
+    // C1
+    let mut t = Fixture::new();
+    t.put("a", b"1");
+    t.put("b", b"1");
+    let mut x = Session::at(NOW);
+    while_copies_wait_for_their_sync(&t, || {
+        t.store.flush_all(&mut x, 0).unwrap();
+        t.store.set(&mut x, b"b", 0, 0, b"2").unwrap();
+    });
+    t.store.commit(&x).unwrap();
+    for _ in 0..2 {
+        assert_eq!(t.value("a"), None);
+        assert_eq!(t.value("b"), Some(b"2".into()));
+        t.restart_at(NOW);
+    }
+}
+
+#[test]
+fn a_read_during_a_walk_does_not_wait_for_the_copies() {
+    // C2
+    let t = Fixture::new();
+    t.put("k", b"v");
+    while_copies_wait_for_their_sync(&t, || {
+        let mut reader = Session::at(NOW);
+        let item = t.store.get(&mut reader, b"k").unwrap();
+        assert_eq!(item.map(|item| item.value), Some(&b"v"[..]));
+        assert!(t.store.is_committed(reader.depends_on));
+        t.store.commit(&reader).unwrap();
+    });
+}
+
+#[test]
+fn the_old_file_goes_only_when_the_new_one_is_safe() {
+    // C3: whatever the power cut takes, at any call to the disk.
+    for calls in 0.. {
+        let t = Fixture::new();
+        write_all_sorts(&t);
+        let before = contents(&t.store, &SORTS, NOW);
+        t.disk.fail_here(Call::ALL, calls, How::Stop);
+        let compacted = t.compact();
+        for seed in 0..6 {
+            let (_left, store) = after_power_cut(&t.disk, seed);
+            assert_eq!(contents(&store, &SORTS, NOW), before, "stopped at {calls}");
+            // What the first one did not end, the second one does.
+            store.compact(&|| NOW).unwrap();
+            assert_eq!(contents(&store, &SORTS, NOW), before, "stopped at {calls}");
+            assert_eq!(store.figures().generations, 1);
+        }
+        if !t.disk.has_stopped() {
+            compacted.unwrap();
+            assert!(calls > 8);
+            return;
+        }
+        assert!(compacted.is_err());
+    }
+}
+
+#[test]
+fn the_old_file_is_safe_to_its_end_before_the_new_one_has_a_name() {
+    // L2, C3: else a power cut would leave a gap between the two. The last record
+    // comes when all that was there before it has been synced.
+    let t = Fixture::new();
+    let mut session = Session::at(NOW);
+    t.store.set(&mut session, b"early", 0, 0, b"v").unwrap();
+    t.disk.fail(&[Call::Remove], 0, How::Stop);
+    let hold = t.disk.hold(Call::Sync);
+    thread::scope(|scope| {
+        let compaction = scope.spawn(|| t.compact());
+        hold.wait_for(1);
+        t.store.set(&mut session, b"late", 0, 0, b"v").unwrap();
+        drop(hold);
+        compaction.join().unwrap().unwrap_err();
+    });
+    let (_left, store) = after_power_cut(&t.disk, 0);
+    assert_eq!(store.figures().generations, 2);
+    assert_eq!(contents(&store, &[b"early", b"late"], NOW).len(), 2);
+}
+
+#[test]
+fn a_compaction_that_fails_at_any_call_leaves_the_store_as_it_was() {
+    for how in [How::Once, How::Short] {
+        for calls in 0.. {
+            let mut t = Fixture::new();
+            write_all_sorts(&t);
+            let before = contents(&t.store, &SORTS, NOW);
+            t.disk.forget();
+            t.disk.fail_here(Call::ALL, calls, how);
+            let compacted = t.compact();
+            if t.disk.done().len() < calls {
+                compacted.unwrap();
+                break;
+            }
+            t.disk.heal();
+            assert_eq!(contents(&t.store, &SORTS, NOW), before, "failed at {calls}");
+            let mut session = Session::at(NOW);
+            match t.store.set(&mut session, b"n", 0, 0, b"later") {
+                // L4: a sync has failed, of a data file or of the directory.
+                Err(LogError::Sync(_)) => {
+                    assert!(compacted.is_err());
+                    t.restart_at(NOW);
+                    t.put("n", b"later");
+                }
+                stored => {
+                    stored.unwrap();
+                    t.store.commit(&session).unwrap();
+                }
+            }
+            if let Err(error) = t.compact() {
+                // What could not be read is not walked again before a restart.
+                assert!(matches!(error, LogError::Read(_)), "{error:?}");
+                assert_eq!(compacted, Err(error));
+                t.restart_at(NOW);
+                t.compact().unwrap();
+            }
+            assert_eq!(t.value("n"), Some(b"later".into()));
+            t.restart_at(NOW);
+            assert_eq!(t.value("n"), Some(b"later".into()));
+            assert_eq!(contents(&t.store, &SORTS, NOW).len(), before.len());
+            assert_eq!(t.names().len(), 1, "failed at {calls}");
+        }
+    }
+}
+
+#[test]
+fn a_rename_that_may_have_been_done_ends_all_writing() {
+    // Else the old file would grow behind the place where the new one begins.
+    let mut t = Fixture::new();
+    write_all_sorts(&t);
+    let before = contents(&t.store, &SORTS, NOW);
+    t.disk.fail(&[Call::Rename], 0, How::Late);
+    t.compact().unwrap_err();
+    let mut session = Session::at(NOW);
+    let told = t.store.set(&mut session, b"n", 0, 0, b"later");
+    assert!(matches!(told, Err(LogError::Sync(_))), "{told:?}");
+    assert_eq!(contents(&t.store, &SORTS, NOW), before);
+    t.restart_at(NOW);
+    assert_eq!(t.names(), [FIRST, SECOND]);
+    t.store.tend(&|| NOW).unwrap();
+    assert_eq!(contents(&t.store, &SORTS, NOW), before);
+}
+
+#[test]
+fn two_generations_at_the_start_are_made_one_and_never_three() {
+    // C4
+    let mut t = Fixture::new();
+    write_all_sorts(&t);
+    let before = contents(&t.store, &SORTS, NOW);
+    t.disk.fail(&[Call::Remove], 0, How::Always);
+    t.compact().unwrap_err();
+    assert_eq!(t.names(), [FIRST, SECOND]);
+    for _ in 0..3 {
+        t.compact().unwrap_err();
+        t.store.tend(&|| NOW).unwrap_err();
+        assert_eq!(t.names(), [FIRST, SECOND]);
+    }
+    t.restart_at(NOW);
+    assert_eq!(t.names(), [FIRST, SECOND]);
+    assert_eq!(contents(&t.store, &SORTS, NOW), before);
+    t.store.tend(&|| NOW).unwrap();
+    assert_eq!(t.names(), [SECOND]);
+    for _ in 0..2 {
+        assert_eq!(contents(&t.store, &SORTS, NOW), before);
+        t.restart_at(NOW);
+    }
+}
+
+#[test]
+fn damage_on_the_walk_stops_compaction_and_nothing_else() {
+    // C4: and no third generation is begun.
+    let t = Fixture::new();
+    t.put("a", b"1");
+    t.put("b", b"2");
+    t.put("c", b"3");
+    let mut bytes = files(t.directory.path())[FIRST].clone();
+    let damaged = records(&bytes)[1].clone();
+    bytes[damaged.end - 1] ^= 1;
+    fs::write(t.directory.path().join(FIRST), bytes).unwrap();
+    let offset = damaged.start as u64;
+    let said = LogError::Damaged { file: FIRST.into(), offset };
+    assert_eq!(t.compact(), Err(said.clone()));
+    assert_eq!(t.names(), [FIRST, SECOND]);
+    for round in 0..5u8 {
+        // It is said once: the janitor goes on with the rest of its work.
+        assert_eq!(t.store.tend(&|| NOW), Ok(()));
+        assert_eq!(t.names(), [FIRST, SECOND]);
+        t.put("d", &[round]);
+        assert_eq!(t.value("d"), Some(vec![round]));
+    }
+    assert_eq!(t.value("a"), Some(b"1".into()));
+    assert_eq!(t.value("c"), Some(b"3".into()));
+    let answer = t.store.get(&mut Session::at(NOW), b"b").err();
+    assert_eq!(answer, Some(said));
+}
+
+#[test]
+fn damage_met_by_the_janitor_is_said_once() {
+    let t = Fixture::new();
+    for _ in 0..80 {
+        t.put("garbage", &[b'v'; 60_000]);
+    }
+    t.put("k", b"v");
+    let mut bytes = files(t.directory.path())[FIRST].clone();
+    bytes[HEADER_LEN] ^= 1;
+    fs::write(t.directory.path().join(FIRST), bytes).unwrap();
+    let error = t.store.tend(&|| NOW).unwrap_err();
+    assert!(matches!(error, LogError::Damaged { .. }), "{error:?}");
+    for _ in 0..3 {
+        assert_eq!(t.store.tend(&|| NOW), Ok(()));
+    }
+    assert_eq!(t.names(), [FIRST, SECOND]);
+    assert_eq!(t.value("k"), Some(b"v".into()));
+}
+
+#[test]
+fn a_walk_that_fails_again_and_again_does_not_fill_the_disk() {
+    // A file that can't be read at some place, and one that has become shorter.
+    for is_shorter in [false, true] {
+        let t = Fixture::new();
+        for key in 0..40 {
+            t.put(&format!("k{key}"), &[b'v'; 60_000]);
+        }
+        if is_shorter {
+            let path = t.directory.path().join(FIRST);
+            let file = fs::OpenOptions::new().write(true).open(path).unwrap();
+            file.set_len(2_000_000).unwrap();
+        }
+        for round in 0..10 {
+            if !is_shorter {
+                // The walk's second chunk.
+                t.disk.fail_here(&[Call::Read], 1, How::Always);
+            }
+            if round == 0 {
+                t.compact().unwrap_err();
+            } else {
+                // The janitor may try again, or leave it.
+                let _ = t.store.tend(&|| NOW);
+            }
+        }
+        let figures = t.store.figures();
+        assert!(figures.log_bytes < 3 * figures.live_bytes, "{figures:?}");
+        assert_eq!(t.names(), [FIRST, SECOND]);
+    }
+}
+
+/// The keys of one thread, and what each may have: what was committed last, or what
+/// was tried after that.
+struct Owner {
+    number: usize,
+    keys: Vec<(String, Vec<Option<String>>)>,
+}
+
+const OWNERS: usize = 4;
+const KEYS: usize = 6;
+
+/// What a thread does at most: writers that are faster than compaction would give it
+/// more work than it gets done.
+const ROUNDS: u64 = 4000;
+
+impl Owner {
+    fn key(owner: usize, key: usize) -> String {
+        format!("{owner}.{key}")
+    }
+
+    fn new(number: usize) -> Owner {
+        let keys = (0..KEYS).map(|key| (Owner::key(number, key), vec![None]));
+        Owner { number, keys: keys.collect() }
+    }
+
+    /// Writes its own keys and reads everybody's, until `done` or the first error.
+    fn work(&mut self, store: &Store, done: &AtomicBool) {
+        let mut chance = Chance::new(self.number as u64 + 1);
+        let mut session = Session::at(NOW);
+        for round in 0..ROUNDS {
+            let step = self.step(store, &mut session, &mut chance, round);
+            if step.is_err() || done.load(SeqCst) {
+                return;
+            }
+        }
+    }
+
+    fn step(
+        &mut self,
+        store: &Store,
+        session: &mut Session,
+        chance: &mut Chance,
+        round: u64,
+    ) -> Result<(), LogError> {
+        let (key, states) = &mut self.keys[chance.below(KEYS)];
+        let key = &key[..];
+        let found = store.get(session, key.as_bytes())?;
+        let found = found.map(|item| String::from_utf8(item.value.to_vec()).unwrap());
+        assert_eq!(states[..], [found], "{key} is not as it was left");
+        // What failed has changed nothing, so only what succeeds counts as tried.
+        match chance.below(4) {
+            0 => {
+                store.delete(session, key.as_bytes())?;
+                states.push(None);
+            }
+            1 => {
+                store.touch(session, key.as_bytes(), 1000)?;
+            }
+            _ => {
+                let value = format!("{key}={round}");
+                store.set(session, key.as_bytes(), 0, 0, value.as_bytes())?;
+                states.push(Some(value));
+            }
+        }
+        store.commit(session)?;
+        states.drain(..states.len() - 1);
+        let other = Owner::key(chance.below(OWNERS), chance.below(KEYS));
+        if let Some(item) = store.get(session, other.as_bytes())? {
+            assert!(item.value.starts_with(format!("{other}=").as_bytes()));
+        }
+        Ok(())
+    }
+
+    fn check(&self, store: &Store) {
+        for (key, states) in &self.keys {
+            let found = value(store, key.as_bytes(), NOW);
+            let found = found.map(|value| String::from_utf8(value).unwrap());
+            assert!(
+                states.contains(&found),
+                "{key} is {found:?}, not one of {states:?}"
+            );
+        }
+    }
+}
+
+/// So much that it is copied in two batches.
+const BALLAST: [&[u8]; 22] = [
+    b"b00", b"b01", b"b02", b"b03", b"b04", b"b05", b"b06", b"b07", b"b08", b"b09",
+    b"b10", b"b11", b"b12", b"b13", b"b14", b"b15", b"b16", b"b17", b"b18", b"b19",
+    b"b20", b"b21",
+];
+
+#[test]
+fn a_compaction_under_load_can_stop_at_any_call() {
+    // C1, C2, C3, C4
+    let t = Fixture::new();
+    for key in BALLAST {
+        t.put(std::str::from_utf8(key).unwrap(), &key.repeat(20_000));
+    }
+    let ballast = files(t.directory.path());
+    let ballast_contents = contents(&t.store, &BALLAST, NOW);
+    // How many calls it makes depends on what the others do at the same time.
+    let mut not_stopped = 0;
+    for calls in 0.. {
+        let mut t = Fixture::of(&ballast);
+        let done = AtomicBool::new(false);
+        let mut owners: Vec<Owner> = (0..OWNERS).map(Owner::new).collect();
+        let compacted = thread::scope(|scope| {
+            for owner in &mut owners {
+                scope.spawn(|| owner.work(&t.store, &done));
+            }
+            t.disk.fail_here(Call::ALL, calls, How::Stop);
+            let compacted = t.compact();
+            done.store(true, SeqCst);
+            compacted
+        });
+        let has_stopped = t.disk.has_stopped();
+        assert_eq!(compacted.is_err(), has_stopped, "{compacted:?}");
+        let (_left, store) = after_power_cut(&t.disk, calls as u64);
+        owners.iter().for_each(|owner| owner.check(&store));
+        assert_eq!(contents(&store, &BALLAST, NOW).len(), BALLAST.len());
+        // And without a power cut.
+        t.disk.heal();
+        t.store = t.disk.open(&options(), NOW).unwrap().0;
+        owners.iter().for_each(|owner| owner.check(&t.store));
+        t.store.tend(&|| NOW).unwrap();
+        owners.iter().for_each(|owner| owner.check(&t.store));
+        assert_eq!(contents(&t.store, &BALLAST, NOW), ballast_contents);
+        let generations = t.names().iter().filter(|name| name.ends_with(".kv")).count();
+        assert_eq!(generations, 1);
+        assert!(t.names().iter().all(|name| !name.ends_with(".tmp")));
+        not_stopped += usize::from(!has_stopped);
+        if not_stopped == 3 {
+            assert!(calls > 12, "a compaction makes more than {calls} calls");
+            return;
+        }
+    }
+}
+
+#[test]
+fn compactions_one_after_the_other_disturb_nobody() {
+    for sync in [SyncMode::Always, SyncMode::EverySecond] {
+        let directory = TempDir::new();
+        let options = Options { sync, ..options() };
+        let disk = Faulty::new(directory.path());
+        let (store, _) = disk.open(&options, NOW).unwrap();
+        let done = AtomicBool::new(false);
+        let mut owners: Vec<Owner> = (0..OWNERS).map(Owner::new).collect();
+        thread::scope(|scope| {
+            for owner in &mut owners {
+                scope.spawn(|| owner.work(&store, &done));
+            }
+            for _ in 0..60 {
+                store.compact(&|| NOW).unwrap();
+            }
+            done.store(true, SeqCst);
+        });
+        owners.iter().for_each(|owner| owner.check(&store));
+        drop(store);
+        let (store, torn) = disk.open(&options, NOW).unwrap();
+        assert_eq!(torn, None);
+        owners.iter().for_each(|owner| owner.check(&store));
+    }
+}
+
+#[test]
+fn after_a_flush_nothing_older_is_seen_whoever_writes_and_compacts() {
+    let t = Fixture::new();
+    let (begun, ended) = (AtomicU64::new(0), AtomicU64::new(0));
+    let done = AtomicBool::new(false);
+    let setter = |number: usize| {
+        let mut session = Session::at(NOW);
+        for round in 0..ROUNDS {
+            if done.load(SeqCst) {
+                return;
+            }
+            let key = Owner::key(number, round as usize % KEYS);
+            let value = round.to_string();
+            let ended_before = ended.load(SeqCst);
+            t.store.set(&mut session, key.as_bytes(), 0, 0, value.as_bytes()).unwrap();
+            let begun_then = begun.load(SeqCst);
+            // Now and then a flush comes between the two.
+            if round.is_multiple_of(3) {
+                t.store.commit(&session).unwrap();
+            }
+            let ended_then = ended.load(SeqCst);
+            let found = t.store.get(&mut session, key.as_bytes()).unwrap();
+            let found = found.map(|item| item.value.to_vec());
+            let begun_after = begun.load(SeqCst);
+            if ended_then > begun_then {
+                assert_eq!(
+                    found, None,
+                    "flush {ended_then} was after flush {begun_then}"
+                );
+            } else if begun_after == ended_before {
+                assert_eq!(found, Some(value.into()), "there was no flush");
+            }
+        }
+    };
+    thread::scope(|scope| {
+        for number in 0..3 {
+            scope.spawn(move || setter(number));
+        }
+        scope.spawn(|| {
+            let mut session = Session::at(NOW);
+            for _ in 0..ROUNDS {
+                if done.load(SeqCst) {
+                    return;
+                }
+                begun.fetch_add(1, SeqCst);
+                t.store.flush_all(&mut session, 0).unwrap();
+                ended.fetch_add(1, SeqCst);
+                t.store.commit(&session).unwrap();
+            }
+        });
+        for _ in 0..60 {
+            t.compact().unwrap();
+        }
+        done.store(true, SeqCst);
+    });
+    let keys: Vec<String> =
+        (0..3).flat_map(|owner| (0..KEYS).map(move |k| Owner::key(owner, k))).collect();
+    let keys: Vec<&[u8]> = keys.iter().map(|key| key.as_bytes()).collect();
+    t.store.tend(&|| NOW).unwrap();
+    let at_rest = contents(&t.store, &keys, NOW);
+    let open = |path: &Path| Faulty::new(path).open(&options(), NOW).unwrap().0;
+    let reopened = open(t.directory.path());
+    assert_eq!(contents(&reopened, &keys, NOW), at_rest);
+}

@@ -1,0 +1,601 @@
+//! What a start makes of the files that it finds: cut, damaged, left half done.
+//!
+//! Each test builds a short log, keeps a model of what it means after each record,
+//! and then does to the files what a crash, a power cut or a bad disk would do. What
+//! a start must not do is guess: it shows what the log said up to some record, or it
+//! refuses and changes nothing.
+
+mod common;
+
+use common::TempDir;
+use common::disk::{
+    Call, Faulty, Found, How, Seen, contents, files, put_files, records, short,
+};
+use memcached_lite::log::SyncMode;
+use memcached_lite::record::{Draft, Format, HEADER_LEN, Header, IntOrder, Kind};
+use memcached_lite::replay::{OpenError, Torn};
+use memcached_lite::store::{Options, Session, Store, Stored};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+const NOW: u64 = 1_000_000;
+/// When what was to expire has expired, and the pending flush is due.
+const LATER: u64 = NOW + 100;
+const KEYS: [&[u8]; 6] = [b"a", b"ab", b"abc", b"abcd", b"e", b"evil"];
+
+const FIRST: &str = "0000000001.kv";
+const SECOND: &str = "0000000002.kv";
+
+type Files = BTreeMap<String, Vec<u8>>;
+
+/// What the records up to some point mean.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Model {
+    items: BTreeMap<Vec<u8>, (Seen, u64)>,
+    /// When a flush is due, 0 for none.
+    due: u64,
+}
+
+impl Model {
+    fn at(&self, now: u64) -> BTreeMap<Vec<u8>, Seen> {
+        if (1..=now).contains(&self.due) {
+            return BTreeMap::new();
+        }
+        let items = self.items.iter();
+        items
+            .filter(|(_, (_, exptime))| *exptime == 0 || *exptime > now)
+            .map(|(key, (seen, _))| (key.clone(), seen.clone()))
+            .collect()
+    }
+
+    fn apply(&mut self, record: &Found) {
+        match record.kind {
+            Kind::Set => {
+                let item = (record.seen.clone(), record.exptime);
+                self.items.insert(record.key.clone(), item);
+            }
+            Kind::Delete => {
+                self.items.remove(&record.key);
+            }
+            Kind::Flush => self.flush(record.exptime),
+        }
+    }
+
+    fn flush(&mut self, due: u64) {
+        self.due = due;
+        if due == 0 {
+            self.items.clear();
+        }
+    }
+}
+
+/// A log being written, and its model after each record.
+struct Writer {
+    disk: Faulty,
+    store: Store,
+    session: Session,
+    /// The first one is that of no record.
+    models: Vec<Model>,
+}
+
+impl Writer {
+    fn new(directory: &TempDir) -> Writer {
+        let disk = Faulty::new(directory.path());
+        let (store, _) = disk.open(&options(), NOW).unwrap();
+        let models = vec![Model::default()];
+        Writer { disk, store, session: Session::at(NOW), models }
+    }
+
+    fn record(&mut self, change: impl FnOnce(&mut Model)) {
+        let mut model = self.models.last().unwrap().clone();
+        change(&mut model);
+        self.models.push(model);
+    }
+
+    fn set(&mut self, key: &[u8], flags: u32, exptime: i64, value: &[u8]) {
+        let cas = self.store.figures().log_end;
+        let stored = self.store.set(&mut self.session, key, flags, exptime, value);
+        assert_eq!(stored, Ok(Stored::Stored));
+        let exptime = match exptime {
+            0 => 0,
+            ..0 => 1,
+            _ => NOW + exptime as u64,
+        };
+        let seen = Seen { flags, cas, value: value.to_vec() };
+        self.record(|model| {
+            model.items.insert(key.to_vec(), (seen, exptime));
+        });
+    }
+
+    fn touch(&mut self, key: &[u8], exptime: u64) {
+        let touched = self.store.touch(&mut self.session, key, exptime as i64);
+        assert_eq!(touched, Ok(true));
+        self.record(|model| model.items.get_mut(key).unwrap().1 = NOW + exptime);
+    }
+
+    fn delete(&mut self, key: &[u8]) {
+        assert_eq!(self.store.delete(&mut self.session, key), Ok(true));
+        self.record(|model| {
+            model.items.remove(key);
+        });
+    }
+
+    fn flush_all(&mut self, delay: u64) {
+        assert_eq!(self.store.flush_all(&mut self.session, delay as i64), Ok(()));
+        self.record(|model| model.flush(if delay == 0 { 0 } else { NOW + delay }));
+    }
+
+    fn commit(&self) {
+        assert_eq!(self.store.commit(&self.session), Ok(()));
+    }
+
+    /// A bit of everything, in several commits.
+    fn write_all_sorts(&mut self, directory: &TempDir) {
+        self.set(b"a", 1, 0, b"one");
+        self.set(b"ab", 0, 0, b"");
+        self.commit();
+        self.set(b"abc", u32::MAX, 0, b"three\r\nlines\r\n");
+        self.set(b"a", 2, 0, b"two");
+        self.commit();
+        // A whole record, byte for byte, inside of a value.
+        let first = files(directory.path())[FIRST].clone();
+        let inner = first[HEADER_LEN..records(&first)[0].end].to_vec();
+        self.set(b"abcd", 4, 0, &inner);
+        self.delete(b"ab");
+        self.set(b"e", 0, 5, b"gone at LATER");
+        self.commit();
+        self.touch(b"a", 50);
+        self.flush_all(0);
+        self.commit();
+        self.set(b"a", 0, 0, b"new");
+        self.set(b"ab", 7, 0, b"");
+        // A record that would be valid one byte further on.
+        let mut draft = Draft::default();
+        let format = Header::decode(&first).unwrap().format;
+        let place = self.store.figures().log_end + format.overhead() as u64;
+        draft.set(&format, b"evil", 0, 0, [b"evil", b""]);
+        let inner = draft.seal(&format, place + 1, place).to_vec();
+        self.set(b"abcd", 0, 0, &inner);
+        self.touch(b"ab", 200);
+        self.commit();
+        self.flush_all(60);
+        self.set(b"e", 0, -1, b"expired at once");
+        self.set(b"abc", 3, 0, b"three");
+        self.commit();
+        // Nothing that comes later says that these are safe.
+        self.delete(b"a");
+        self.set(b"ab", 0, 0, b"last");
+        self.touch(b"abc", 30);
+        self.commit();
+    }
+}
+
+fn options() -> Options {
+    short(4)
+}
+
+/// One generation, and the model after each of its records.
+fn one_generation() -> (Files, Vec<Model>) {
+    let directory = TempDir::new();
+    let mut writer = Writer::new(&directory);
+    writer.write_all_sorts(&directory);
+    let files = files(directory.path());
+    assert_eq!(records(&files[FIRST]).len() + 1, writer.models.len());
+    (files, writer.models)
+}
+
+/// Two generations, as a crash in the last step of a compaction leaves them, and the
+/// model after each record of the second one.
+fn two_generations() -> (Files, Vec<Model>) {
+    let directory = TempDir::new();
+    let mut writer = Writer::new(&directory);
+    writer.write_all_sorts(&directory);
+    let mut model = writer.models.last().unwrap().clone();
+    writer.disk.fail(&[Call::Remove], 0, How::Once);
+    writer.store.compact(&|| NOW).unwrap_err();
+    writer.set(b"a", 5, 0, b"after");
+    writer.delete(b"abcd");
+    writer.commit();
+    writer.set(b"e", 6, 0, b"e");
+    writer.touch(b"e", 80);
+    writer.set(b"ab", 0, 0, b"again");
+    writer.commit();
+    let files = files(directory.path());
+    let mut models = vec![model.clone()];
+    for record in records(&files[SECOND]) {
+        model.apply(&record);
+        models.push(model.clone());
+    }
+    let written = writer.models.last().unwrap();
+    assert_eq!(model.at(NOW), written.at(NOW));
+    assert_eq!(model.at(LATER), written.at(LATER));
+    assert_eq!(model.due, written.due);
+    assert!(models.len() > 8, "something was copied");
+    (files, models)
+}
+
+/// Opens these files and checks that the contents are the model's, now and later.
+fn check_contents(disk: &Faulty, model: &Model) -> Option<Torn> {
+    let (store, torn) = disk.open(&options(), NOW).unwrap();
+    assert_eq!(contents(&store, &KEYS, NOW), model.at(NOW));
+    assert_eq!(contents(&store, &KEYS, LATER), model.at(LATER));
+    torn
+}
+
+/// Opens `files`, of which the newest, `name`, is `good` but for one stretch that a
+/// crash or the disk has changed, and checks all that may come of it: `models` are
+/// those after each record of `good`.
+fn check_newest(
+    directory: &TempDir,
+    files_now: &Files,
+    name: &str,
+    good: &[u8],
+    models: &[Model],
+) {
+    put_files(directory.path(), files_now);
+    let disk = Faulty::new(directory.path());
+    let bytes = &files_now[name];
+    let same = bytes.iter().zip(good).take_while(|(now, good)| now == good).count();
+    let all = records(good);
+    if same < HEADER_LEN {
+        let error = disk.open(&options(), NOW).err();
+        assert!(matches!(error, Some(OpenError::Foreign { .. })), "{error:?}");
+        assert_eq!(&files(directory.path()), files_now);
+        return;
+    }
+    let whole = all.iter().take_while(|record| record.end <= same).count();
+    let stop = all.get(whole).map_or(good.len(), |record| record.start);
+    // The records behind the damage that are as they were written.
+    let following: Vec<&Found> = all[whole..]
+        .iter()
+        .filter(|r| bytes.get(r.start..r.end) == good.get(r.start..r.end))
+        .collect();
+    let position = Header::decode(good).unwrap().base + stop as u64;
+    if following.iter().any(|record| record.synced > position) {
+        // R2
+        match disk.open(&options(), NOW).err() {
+            Some(OpenError::Damaged { file, offset, following: count }) => {
+                let said = (&file[..], offset as usize, count as usize);
+                assert_eq!(said, (name, stop, following.len()));
+            }
+            other => panic!("damage at {stop} was taken for {other:?}"),
+        }
+        assert_eq!(&files(directory.path()), files_now);
+        return;
+    }
+    // R1
+    let torn = check_contents(&disk, &models[whole]);
+    let kept = files(directory.path()).remove(&format!("{name}.torn"));
+    if stop == bytes.len() {
+        assert_eq!((torn, kept), (None, None));
+    } else {
+        let (offset, len) = (stop as u64, (bytes.len() - stop) as u64);
+        assert_eq!(torn, Some(Torn { file: name.into(), offset, len }));
+        assert_eq!(kept.as_deref(), Some(&bytes[stop..]));
+    }
+}
+
+#[test]
+fn a_log_cut_at_any_byte_is_what_its_whole_records_say() {
+    let directory = TempDir::new();
+    let (good, models) = one_generation();
+    for len in 0..=good[FIRST].len() {
+        let cut = BTreeMap::from([(FIRST.into(), good[FIRST][..len].to_vec())]);
+        check_newest(&directory, &cut, FIRST, &good[FIRST], &models);
+    }
+}
+
+#[test]
+fn zeros_where_a_log_was_cut_are_no_records() {
+    let directory = TempDir::new();
+    let (good, models) = one_generation();
+    for len in HEADER_LEN..good[FIRST].len() {
+        let mut bytes = good[FIRST].clone();
+        bytes[len..].fill(0);
+        let zeros = BTreeMap::from([(FIRST.into(), bytes)]);
+        check_newest(&directory, &zeros, FIRST, &good[FIRST], &models);
+    }
+}
+
+#[test]
+fn a_flipped_bit_is_refused_where_it_was_safe_and_cut_off_elsewhere() {
+    // F1: whatever the bit belonged to, no field of that record was believed.
+    let directory = TempDir::new();
+    let (good, models) = one_generation();
+    let mut flipped = good.clone();
+    for bit in 0..good[FIRST].len() * 8 {
+        flipped.get_mut(FIRST).unwrap()[bit / 8] ^= 1 << (bit % 8);
+        check_newest(&directory, &flipped, FIRST, &good[FIRST], &models);
+        flipped.get_mut(FIRST).unwrap()[bit / 8] ^= 1 << (bit % 8);
+    }
+}
+
+#[test]
+fn the_newer_of_two_generations_is_cut_or_refused_as_if_it_were_alone() {
+    let directory = TempDir::new();
+    let (good, models) = two_generations();
+    let good_bytes = &good[SECOND];
+    for len in (0..=good_bytes.len()).step_by(3) {
+        let mut files = good.clone();
+        files.get_mut(SECOND).unwrap().truncate(len);
+        check_newest(&directory, &files, SECOND, good_bytes, &models);
+    }
+    for bit in (0..good_bytes.len() * 8).step_by(7) {
+        let mut files = good.clone();
+        files.get_mut(SECOND).unwrap()[bit / 8] ^= 1 << (bit % 8);
+        check_newest(&directory, &files, SECOND, good_bytes, &models);
+    }
+}
+
+#[test]
+fn damage_in_the_older_of_two_generations_is_refused() {
+    // R2: it was synced whole before the newer one began.
+    let directory = TempDir::new();
+    let (good, _) = two_generations();
+    let all = records(&good[FIRST]);
+    for bit in (0..good[FIRST].len() * 8).step_by(7) {
+        let mut flipped = good.clone();
+        flipped.get_mut(FIRST).unwrap()[bit / 8] ^= 1 << (bit % 8);
+        put_files(directory.path(), &flipped);
+        let error = Faulty::new(directory.path()).open(&options(), NOW).err();
+        match error {
+            Some(OpenError::Foreign { file, .. }) if bit / 8 < HEADER_LEN => {
+                assert_eq!(file, FIRST);
+            }
+            Some(OpenError::Damaged { file, offset, following }) => {
+                let hit = all.iter().position(|record| bit / 8 < record.end).unwrap();
+                assert_eq!((&file[..], offset), (FIRST, all[hit].start as u64));
+                assert_eq!(following as usize, all.len() - hit - 1);
+            }
+            other => panic!("bit {bit} was taken for {other:?}"),
+        }
+        assert_eq!(files(directory.path()), flipped);
+    }
+    for len in (0..good[FIRST].len()).step_by(7) {
+        let mut cut = good.clone();
+        cut.get_mut(FIRST).unwrap().truncate(len);
+        put_files(directory.path(), &cut);
+        let error = Faulty::new(directory.path()).open(&options(), NOW).err();
+        match error {
+            Some(OpenError::Foreign { .. }) if len < HEADER_LEN => {}
+            Some(OpenError::Gap(why)) => {
+                assert!(why.contains(FIRST) && why.contains(SECOND), "{why}");
+            }
+            other => panic!("a cut at {len} was taken for {other:?}"),
+        }
+        assert_eq!(files(directory.path()), cut);
+    }
+}
+
+#[test]
+fn files_that_are_not_one_unbroken_log_are_refused() {
+    let directory = TempDir::new();
+    let (good, _) = two_generations();
+    let header = Header::decode(&good[SECOND]).unwrap();
+    let end = header.base + good[SECOND].len() as u64;
+    let empty = |header: Header| header.encode().to_vec();
+    let third = "0000000003.kv".to_owned();
+    let follows = Header { generation: 3, base: end, ..header };
+
+    let mut missing = good.clone();
+    missing.remove(SECOND);
+    missing.insert(third.clone(), empty(follows));
+
+    let mut three = good.clone();
+    three.insert(third, empty(follows));
+
+    let mut early = good.clone();
+    early.insert(SECOND.into(), empty(Header { base: header.base - 1, ..header }));
+
+    let mut other_order = good.clone();
+    let format = Format { int_order: IntOrder::Little, ..header.format };
+    other_order.insert(SECOND.into(), empty(Header { format, ..header }));
+
+    for broken in [missing, three, early, other_order] {
+        put_files(directory.path(), &broken);
+        // No sizes are asked for, so that none can be the reason.
+        let error = Faulty::new(directory.path()).open(&Options::default(), NOW).err();
+        assert!(matches!(error, Some(OpenError::Gap(_))), "{error:?}");
+        assert_eq!(files(directory.path()), broken);
+    }
+}
+
+#[test]
+fn bytes_of_a_record_inside_a_torn_value_are_no_record() {
+    // A client that reads uniques can guess where its value will stand, and send a
+    // record that is valid there. It is in the way of damage, and not of replay.
+    let directory = TempDir::new();
+    let mut writer = Writer::new(&directory);
+    writer.set(b"a", 0, 0, b"before");
+    writer.commit();
+    let bytes = &files(directory.path())[FIRST];
+    let format = Header::decode(bytes).unwrap().format;
+    let place = (bytes.len() + format.overhead()) as u64;
+    let mut draft = Draft::default();
+    draft.set(&format, b"evil", 0, 0, [b"evil", b""]);
+    let crafted = draft.seal(&format, place, 0).to_vec();
+    writer.set(b"ab", 0, 0, &crafted);
+    writer.commit();
+    drop(writer.store);
+    let mut damaged = files(directory.path());
+    let outer = records(&damaged[FIRST])[1].start;
+    damaged.get_mut(FIRST).unwrap()[outer] ^= 1;
+    put_files(directory.path(), &damaged);
+    let torn = check_contents(&Faulty::new(directory.path()), &writer.models[1]);
+    assert_eq!(torn.map(|torn| torn.offset), Some(outer as u64));
+}
+
+fn kept_aside(path: &Path) -> Option<Vec<u8>> {
+    let mut files = files(path).into_iter();
+    files.find(|(name, _)| name.ends_with(".torn")).map(|(_, bytes)| bytes)
+}
+
+/// Cuts an opening of `files` off at each of its calls, and checks that the next one
+/// finds what `model` says, from what the process left and from what a power cut did.
+fn check_interruptions(files_before: &Files, model: &Model, torn: Option<&[u8]>) {
+    for calls in 0.. {
+        let directory = TempDir::new();
+        put_files(directory.path(), files_before);
+        let disk = Faulty::new(directory.path());
+        disk.fail(Call::ALL, calls, How::Stop);
+        let opened = disk.open(&options(), NOW);
+        if !disk.has_stopped() {
+            opened.unwrap();
+            assert!(calls > 5, "an opening makes more than {calls} calls");
+            return;
+        }
+        assert!(opened.is_err(), "call {calls} failed, and opening did not");
+        disk.heal();
+        for seed in 0..4 {
+            let left = TempDir::new();
+            disk.power_cut(left.path(), seed);
+            check_contents(&Faulty::new(left.path()), model);
+            assert_eq!(kept_aside(left.path()).as_deref(), torn, "stopped at {calls}");
+        }
+        let (store, _) = disk.open(&options(), NOW).unwrap();
+        assert_eq!(contents(&store, &KEYS, NOW), model.at(NOW));
+        assert!(files(directory.path()).keys().all(|name| !name.ends_with(".tmp")));
+        assert_eq!(kept_aside(directory.path()).as_deref(), torn);
+        // What is acknowledged from here on is there after a power cut.
+        let mut session = Session::at(NOW);
+        store.set(&mut session, b"ab", 9, 0, b"later").unwrap();
+        let mut expected = contents(&store, &KEYS, NOW);
+        expected.get_mut(&b"ab"[..]).unwrap().value = b"later".to_vec();
+        store.commit(&session).unwrap();
+        let left = TempDir::new();
+        disk.power_cut(left.path(), 0);
+        let (store, _) = Faulty::new(left.path()).open(&options(), NOW).unwrap();
+        assert_eq!(contents(&store, &KEYS, NOW), expected, "stopped at {calls}");
+    }
+}
+
+#[test]
+fn the_making_of_a_directory_can_stop_at_any_call() {
+    check_interruptions(&Files::new(), &Model::default(), None);
+}
+
+#[test]
+fn a_recovery_can_stop_at_any_call() {
+    let (mut files, models) = one_generation();
+    let last = records(&files[FIRST]).pop().unwrap();
+    let bytes = files.get_mut(FIRST).unwrap();
+    bytes.truncate(last.end - 3);
+    let torn = bytes[last.start..].to_vec();
+    files.insert(format!("{SECOND}.tmp"), b"half a hea".to_vec());
+    check_interruptions(&files, &models[models.len() - 2], Some(&torn));
+}
+
+#[test]
+fn a_recovery_of_two_generations_can_stop_at_any_call() {
+    let (mut files, models) = two_generations();
+    let last = records(&files[SECOND]).pop().unwrap();
+    let bytes = files.get_mut(SECOND).unwrap();
+    bytes.truncate(last.end - 1);
+    let torn = bytes[last.start..].to_vec();
+    check_interruptions(&files, &models[models.len() - 2], Some(&torn));
+}
+
+#[test]
+fn what_was_never_known_to_be_safe_is_written_again_and_synced_before_a_start() {
+    // R3
+    let directory = TempDir::new();
+    let (good, models) = one_generation();
+    put_files(directory.path(), &good);
+    let disk = Faulty::new(directory.path());
+    let all = records(&good[FIRST]);
+    let newest = all.iter().map(|record| record.synced).max().unwrap();
+    let end = good[FIRST].len() as u64;
+    assert!(newest < end, "the last commit has no witness");
+    check_contents(&disk, models.last().unwrap());
+    let done = disk.done();
+    let mut next = newest;
+    for written in done.iter().filter(|done| done.call == Call::Write) {
+        assert_eq!((&written.file[..], written.offset), (FIRST, next));
+        next += written.len;
+    }
+    assert_eq!(next, end);
+    let written = done.iter().rposition(|done| done.call == Call::Write).unwrap();
+    let mut after = done[written..].iter();
+    assert!(after.any(|done| done.call == Call::Sync && done.file == FIRST));
+    assert_eq!(files(directory.path()), good);
+}
+
+#[test]
+fn what_a_start_shows_outlives_a_power_cut() {
+    // R3: the process ends between its write and its sync; or its sync has failed, and
+    // the kernel counts as written what the disk never had.
+    for sync_fails in [false, true] {
+        let directory = TempDir::new();
+        let disk = Faulty::new(directory.path());
+        let options = Options { sync: SyncMode::EverySecond, ..options() };
+        let (store, _) = disk.open(&options, NOW).unwrap();
+        let mut session = Session::at(NOW);
+        store.set(&mut session, b"a", 0, 0, b"one").unwrap();
+        store.commit(&session).unwrap();
+        store.tend(&|| NOW).unwrap();
+        store.set(&mut session, b"ab", 0, 0, b"two").unwrap();
+        store.commit(&session).unwrap();
+        if sync_fails {
+            disk.fail(&[Call::Sync], 0, How::Once);
+            store.tend(&|| NOW).unwrap_err();
+        }
+        drop(store);
+        let (store, _) = disk.open(&options, NOW).unwrap();
+        let shown = contents(&store, &KEYS, NOW);
+        assert_eq!(shown.len(), 2);
+        let left = TempDir::new();
+        disk.power_cut(left.path(), 0);
+        let (store, _) = Faulty::new(left.path()).open(&options, NOW).unwrap();
+        assert_eq!(contents(&store, &KEYS, NOW), shown);
+    }
+}
+
+#[test]
+fn the_name_of_a_file_is_safe_before_anything_in_it_is_promised() {
+    // R3, for names: a process ends between renaming its first file and syncing the
+    // directory, and the next one finds the file as if nothing had happened.
+    let directory = TempDir::new();
+    let disk = Faulty::new(directory.path());
+    disk.fail(&[Call::SyncDir], 0, How::Stop);
+    assert!(disk.open(&options(), NOW).is_err());
+    disk.heal();
+    let (store, _) = disk.open(&options(), NOW).unwrap();
+    let mut session = Session::at(NOW);
+    store.set(&mut session, b"a", 0, 0, b"acknowledged").unwrap();
+    store.commit(&session).unwrap();
+    let left = TempDir::new();
+    disk.power_cut(left.path(), 0);
+    let (store, _) = Faulty::new(left.path()).open(&options(), NOW).unwrap();
+    assert_eq!(contents(&store, &KEYS, NOW).len(), 1);
+}
+
+#[test]
+fn a_start_removes_its_own_leftovers_and_nothing_else() {
+    let directory = TempDir::new();
+    let (good, models) = one_generation();
+    let others = ["notes.txt", "notes.tmp", "1.kv", "0000000009.kv.bak", "x.kv.tmp"];
+    let mut with_leftovers = good.clone();
+    for name in others {
+        with_leftovers.insert(name.into(), b"not a data file".to_vec());
+    }
+    let expected = with_leftovers.clone();
+    with_leftovers.insert(format!("{SECOND}.tmp"), vec![]);
+    put_files(directory.path(), &with_leftovers);
+    let disk = Faulty::new(directory.path());
+    assert_eq!(check_contents(&disk, models.last().unwrap()), None);
+    assert_eq!(files(directory.path()), expected);
+}
+
+#[test]
+fn a_start_reads_and_writes_on_when_the_system_gives_crumbs() {
+    let directory = TempDir::new();
+    let (mut files, models) = two_generations();
+    let bytes = files.get_mut(SECOND).unwrap();
+    bytes.truncate(bytes.len() - 1);
+    put_files(directory.path(), &files);
+    let disk = Faulty::new(directory.path());
+    disk.give_crumbs(3);
+    check_contents(&disk, &models[models.len() - 2]);
+    disk.heal();
+    check_contents(&disk, &models[models.len() - 2]);
+}

@@ -1,0 +1,1320 @@
+//! What each command means, what a session's answers depend on, and what is left of
+//! it all after a restart, a full disk and a failed sync.
+//!
+//! The store is driven without a server. Time is an argument, so what expires here
+//! does so at once.
+
+mod common;
+
+use common::TempDir;
+use common::disk::{Call, Faulty, How, contents, files, records, short, value};
+use memcached_lite::disk::Directory;
+use memcached_lite::log::{LogError, SyncMode};
+use memcached_lite::record::{HEADER_LEN, IntOrder};
+use memcached_lite::replay::{OpenError, Settings};
+use memcached_lite::store::{Counted, Options, Session, Store, Stored, expiry};
+use std::collections::HashSet;
+use std::fs;
+use std::path::Path;
+use std::process;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Barrier, Mutex};
+use std::thread;
+
+const NOW: u64 = 1_000_000_000;
+const FIRST: &str = "0000000001.kv";
+
+/// A store in a directory of its own, on a disk that does not fail yet.
+struct Fixture {
+    directory: TempDir,
+    disk: Faulty,
+    options: Options,
+    store: Store,
+}
+
+impl Fixture {
+    fn new(options: Options) -> Fixture {
+        let directory = TempDir::new();
+        let disk = Faulty::new(directory.path());
+        let (store, torn) = disk.open(&options, NOW).unwrap();
+        assert_eq!(torn, None);
+        Fixture { directory, disk, options, store }
+    }
+
+    fn short() -> Fixture {
+        Fixture::new(short(16))
+    }
+
+    fn every_second() -> Fixture {
+        Fixture::new(Options { sync: SyncMode::EverySecond, ..short(16) })
+    }
+
+    /// Ends the process as `kill -9` does and starts another at `now`.
+    fn restart_at(&mut self, now: u64) {
+        self.disk.heal();
+        let (store, _) = self.disk.open(&self.options, now).unwrap();
+        self.store = store;
+    }
+
+    /// Sets a key and waits until it is safe; returns its unique.
+    fn put(&self, key: &[u8], value: &[u8]) -> u64 {
+        let mut session = Session::at(NOW);
+        let stored = self.store.set(&mut session, key, 0, 0, value);
+        assert_eq!(stored, Ok(Stored::Stored));
+        self.store.commit(&session).unwrap();
+        self.unique(key, NOW).unwrap()
+    }
+
+    fn unique(&self, key: &[u8], now: u64) -> Option<u64> {
+        contents(&self.store, &[key], now).get(key).map(|seen| seen.cas)
+    }
+
+    fn value(&self, key: &[u8], now: u64) -> Option<Vec<u8>> {
+        value(&self.store, key, now)
+    }
+
+    /// What a get of `key` depends on.
+    fn depends_on(&self, key: &[u8], now: u64) -> u64 {
+        let mut session = Session::at(now);
+        self.store.get(&mut session, key).unwrap();
+        session.depends_on
+    }
+
+    fn file(&self) -> Vec<u8> {
+        files(self.directory.path())[FIRST].clone()
+    }
+}
+
+fn text(value: &str) -> Option<Vec<u8>> {
+    Some(value.into())
+}
+
+#[test]
+fn set_stores_whatever_is_there() {
+    let t = Fixture::short();
+    let mut session = Session::at(NOW);
+    assert_eq!(t.store.get(&mut session, b"k"), Ok(None));
+    for (flags, value) in [(0, &b"one"[..]), (u32::MAX, b""), (7, b"\0\r\n three")] {
+        assert_eq!(
+            t.store.set(&mut session, b"k", flags, 0, value),
+            Ok(Stored::Stored)
+        );
+        let item = t.store.get(&mut session, b"k").unwrap().unwrap();
+        assert_eq!((item.flags, item.value), (flags, value));
+    }
+}
+
+#[test]
+fn add_stores_what_is_absent_and_replace_what_is_present() {
+    let t = Fixture::short();
+    let mut session = Session::at(NOW);
+    assert_eq!(t.store.replace(&mut session, b"k", 0, 0, b"0"), Ok(Stored::NotStored));
+    assert_eq!(t.store.add(&mut session, b"k", 1, 5, b"1"), Ok(Stored::Stored));
+    assert_eq!(t.store.add(&mut session, b"k", 0, 0, b"2"), Ok(Stored::NotStored));
+    assert_eq!(t.value(b"k", NOW), text("1"));
+    // What has expired is absent.
+    session.now = NOW + 5;
+    assert_eq!(t.store.replace(&mut session, b"k", 0, 0, b"3"), Ok(Stored::NotStored));
+    assert_eq!(t.store.add(&mut session, b"k", 0, 0, b"4"), Ok(Stored::Stored));
+    assert_eq!(t.store.replace(&mut session, b"k", 0, 0, b"5"), Ok(Stored::Stored));
+    assert_eq!(t.value(b"k", NOW + 5), text("5"));
+}
+
+#[test]
+fn append_and_prepend_keep_flags_and_expiry_and_give_a_new_unique() {
+    let mut t = Fixture::short();
+    let mut session = Session::at(NOW);
+    assert_eq!(t.store.append(&mut session, b"k", b"x"), Ok(Stored::NotStored));
+    assert_eq!(t.store.prepend(&mut session, b"k", b"x"), Ok(Stored::NotStored));
+    t.store.set(&mut session, b"k", 9, 50, b"b").unwrap();
+    let before = t.unique(b"k", NOW);
+    assert_eq!(t.store.append(&mut session, b"k", b"c"), Ok(Stored::Stored));
+    assert_eq!(t.store.prepend(&mut session, b"k", b"a"), Ok(Stored::Stored));
+    t.store.commit(&session).unwrap();
+    assert_ne!(t.unique(b"k", NOW), before);
+    t.restart_at(NOW);
+    let item = t.store.get(&mut session, b"k").unwrap().unwrap();
+    assert_eq!((item.flags, item.value), (9, &b"abc"[..]));
+    assert_eq!(t.value(b"k", NOW + 50), None);
+}
+
+#[test]
+fn cas_stores_only_over_the_value_that_was_read() {
+    let t = Fixture::short();
+    let mut session = Session::at(NOW);
+    let cas = |session: &mut Session, value: &[u8], unique| {
+        t.store.cas(session, b"k", 0, 0, value, unique).unwrap()
+    };
+    assert_eq!(cas(&mut session, b"0", 1), Stored::NotFound);
+    let first = t.put(b"k", b"1");
+    assert_ne!(first, 0);
+    assert_eq!(cas(&mut session, b"2", 0), Stored::Exists);
+    assert_eq!(cas(&mut session, b"2", first + 1), Stored::Exists);
+    assert_eq!(cas(&mut session, b"2", first), Stored::Stored);
+    assert_eq!(cas(&mut session, b"3", first), Stored::Exists);
+    assert_eq!(t.value(b"k", NOW), text("2"));
+}
+
+#[test]
+fn incr_wraps_and_decr_stops_at_zero() {
+    let t = Fixture::short();
+    let mut session = Session::at(NOW);
+    assert_eq!(t.store.incr(&mut session, b"n", 1), Ok(Counted::NotFound));
+    for (start, step, sum, shown) in [
+        ("9", 1, 10, "10"),
+        ("0", u64::MAX, u64::MAX, "18446744073709551615"),
+        ("18446744073709551615", 1, 0, "0                   "),
+        ("5  ", 7, 12, "12 "),
+    ] {
+        t.put(b"n", start.as_bytes());
+        assert_eq!(t.store.incr(&mut session, b"n", step), Ok(Counted::Number(sum)));
+        assert_eq!(t.value(b"n", NOW), text(shown));
+    }
+    for (start, step, difference, shown) in
+        [("10", 1, 9, "9 "), ("3", 4, 0, "0"), ("007", 1, 6, "6  ")]
+    {
+        t.put(b"n", start.as_bytes());
+        let counted = t.store.decr(&mut session, b"n", step);
+        assert_eq!(counted, Ok(Counted::Number(difference)));
+        assert_eq!(t.value(b"n", NOW), text(shown));
+    }
+    for no_number in ["", " ", "-1", "+1", "1x", "1.5", "18446744073709551616"] {
+        t.put(b"n", no_number.as_bytes());
+        assert_eq!(t.store.incr(&mut session, b"n", 1), Ok(Counted::NotNumeric));
+        assert_eq!(t.store.decr(&mut session, b"n", 1), Ok(Counted::NotNumeric));
+        assert_eq!(t.value(b"n", NOW), text(no_number));
+    }
+}
+
+#[test]
+fn touch_and_gat_change_the_expiry_and_keep_the_unique() {
+    let mut t = Fixture::short();
+    let mut session = Session::at(NOW);
+    assert_eq!(t.store.touch(&mut session, b"k", 10), Ok(false));
+    assert_eq!(t.store.get_and_touch(&mut session, b"k", 10), Ok(None));
+    let unique = t.put(b"k", b"v");
+    assert_eq!(t.store.touch(&mut session, b"k", 10), Ok(true));
+    assert_eq!(t.unique(b"k", NOW + 9), Some(unique));
+    assert_eq!(t.unique(b"k", NOW + 10), None);
+    let item = t.store.get_and_touch(&mut session, b"k", 90).unwrap().unwrap();
+    assert_eq!((item.value, item.cas), (&b"v"[..], unique));
+    t.store.commit(&session).unwrap();
+    t.restart_at(NOW + 50);
+    assert_eq!(t.unique(b"k", NOW + 89), Some(unique));
+    assert_eq!(t.unique(b"k", NOW + 90), None);
+    // A copy of a copy keeps it as well, and cas goes by it.
+    session.now = NOW + 50;
+    t.store.touch(&mut session, b"k", 0).unwrap();
+    t.store.compact(&|| NOW + 50).unwrap();
+    t.restart_at(NOW + 500);
+    assert_eq!(t.unique(b"k", NOW + 500), Some(unique));
+    let stored = t.store.cas(&mut session, b"k", 0, 0, b"w", unique);
+    assert_eq!(stored, Ok(Stored::Stored));
+}
+
+#[test]
+fn delete_removes_and_says_whether_there_was_something() {
+    let mut t = Fixture::short();
+    let mut session = Session::at(NOW);
+    assert_eq!(t.store.delete(&mut session, b"k"), Ok(false));
+    t.put(b"k", b"v");
+    assert_eq!(t.store.delete(&mut session, b"k"), Ok(true));
+    assert_eq!(t.store.delete(&mut session, b"k"), Ok(false));
+    t.store.commit(&session).unwrap();
+    t.restart_at(NOW);
+    assert_eq!(t.value(b"k", NOW), None);
+}
+
+#[test]
+fn an_exptime_counts_from_now_up_to_thirty_days_and_is_a_date_beyond() {
+    let days = 60 * 60 * 24;
+    assert_eq!(expiry(0, NOW), 0);
+    assert_eq!(expiry(1, NOW), NOW + 1);
+    assert_eq!(expiry(30 * days, NOW), NOW + 30 * days as u64);
+    assert_eq!(expiry(30 * days + 1, NOW), 30 * days as u64 + 1);
+    assert_eq!(expiry(i64::MAX, NOW), i64::MAX as u64);
+    assert!((1..NOW).contains(&expiry(-1, NOW)));
+    assert!((1..NOW).contains(&expiry(i64::MIN, NOW)));
+}
+
+#[test]
+fn items_expire_at_their_time_whether_the_store_is_up_or_down() {
+    let mut t = Fixture::short();
+    let mut session = Session::at(NOW);
+    t.put(b"past", b"old");
+    t.put(b"old date", b"old");
+    t.put(b"stays", b"v");
+    t.store.set(&mut session, b"soon", 0, 10, b"v").unwrap();
+    t.store.set(&mut session, b"date", 0, (NOW + 20) as i64, b"v").unwrap();
+    t.store.set(&mut session, b"past", 0, -1, b"v").unwrap();
+    t.store.set(&mut session, b"old date", 0, (NOW - 1) as i64, b"v").unwrap();
+    t.store.set(&mut session, b"far", 0, i64::MAX, b"v").unwrap();
+    t.store.commit(&session).unwrap();
+    let keys: [&[u8]; 6] = [b"stays", b"soon", b"date", b"past", b"old date", b"far"];
+    for _ in 0..2 {
+        let there =
+            |now| contents(&t.store, &keys, now).into_keys().collect::<Vec<_>>();
+        let (far, stays) = (b"far".to_vec(), b"stays".to_vec());
+        let (soon, date) = (b"soon".to_vec(), b"date".to_vec());
+        let all = [date.clone(), far.clone(), soon, stays.clone()];
+        assert_eq!(there(NOW + 9), all);
+        assert_eq!(there(NOW + 10), [date, far.clone(), stays.clone()]);
+        assert_eq!(there(NOW + 20), [far, stays]);
+        t.restart_at(NOW + 5);
+    }
+    t.restart_at(NOW + 20);
+    assert_eq!(t.value(b"soon", NOW + 20), None);
+    assert_eq!(t.value(b"date", NOW + 20), None);
+    assert_eq!(t.store.figures().items, 2);
+}
+
+#[test]
+fn an_expired_record_hides_what_the_key_had_before() {
+    let mut t = Fixture::short();
+    let mut session = Session::at(NOW);
+    t.put(b"k", b"older, and without expiry");
+    t.store.set(&mut session, b"k", 0, 10, b"newer").unwrap();
+    t.store.commit(&session).unwrap();
+    t.restart_at(NOW + 10);
+    assert_eq!(t.value(b"k", NOW + 10), None);
+}
+
+#[test]
+fn expired_items_are_taken_out_of_memory_in_a_round_over_all_shards() {
+    let t = Fixture::short();
+    let mut session = Session::at(NOW);
+    for i in 0..200 {
+        let key = format!("k{i}");
+        t.store.set(&mut session, key.as_bytes(), 0, i % 2, b"v").unwrap();
+    }
+    // At most so many shards are there.
+    for _ in 0..64 {
+        t.store.tend(&|| NOW).unwrap();
+    }
+    assert_eq!(t.store.figures().items, 200);
+    for _ in 0..64 {
+        t.store.tend(&|| NOW + 1).unwrap();
+    }
+    let figures = t.store.figures();
+    assert_eq!(figures.items, 100);
+    assert_eq!(figures.live_bytes, 100 * (35 + 16 + 2 + 1));
+}
+
+#[test]
+fn flush_all_removes_everything_for_good() {
+    let mut t = Fixture::short();
+    t.put(b"a", b"1");
+    t.put(b"b", b"2");
+    let mut session = Session::at(NOW);
+    t.store.flush_all(&mut session, 0).unwrap();
+    assert_eq!(contents(&t.store, &[b"a", b"b"], NOW).len(), 0);
+    t.store.set(&mut session, b"b", 0, 0, b"after").unwrap();
+    t.store.flush_all(&mut session, -1).unwrap();
+    t.store.set(&mut session, b"c", 0, 0, b"last").unwrap();
+    t.store.commit(&session).unwrap();
+    t.restart_at(NOW);
+    assert_eq!(contents(&t.store, &[b"a", b"b"], NOW).len(), 0);
+    assert_eq!(t.value(b"c", NOW), text("last"));
+}
+
+#[test]
+fn a_delayed_flush_comes_when_it_is_due_also_over_a_restart() {
+    for restarts_at in [None, Some(NOW + 5), Some(NOW + 10), Some(NOW + 500)] {
+        let mut t = Fixture::short();
+        t.put(b"before", b"1");
+        let mut session = Session::at(NOW);
+        t.store.flush_all(&mut session, 10).unwrap();
+        t.store.commit(&session).unwrap();
+        t.put(b"after", b"2");
+        let keys: [&[u8]; 3] = [b"before", b"after", b"later"];
+        assert_eq!(contents(&t.store, &keys, NOW + 9).len(), 2);
+        let mut now = NOW + 10;
+        if let Some(then) = restarts_at {
+            t.restart_at(then);
+            now = now.max(then);
+        }
+        assert_eq!(contents(&t.store, &keys, now).len(), 0);
+        // It comes once.
+        session.now = now;
+        t.store.set(&mut session, b"later", 0, 0, b"3").unwrap();
+        t.store.commit(&session).unwrap();
+        assert_eq!(contents(&t.store, &keys, now + 1000).len(), 1);
+        t.restart_at(now + 1000);
+        assert_eq!(contents(&t.store, &keys, now + 1000).len(), 1);
+    }
+}
+
+#[test]
+fn a_new_flush_replaces_the_pending_one() {
+    for (delay, due) in [(5, Some(NOW + 5)), (50, Some(NOW + 50)), (0, None)] {
+        let mut t = Fixture::short();
+        let mut session = Session::at(NOW);
+        t.store.flush_all(&mut session, 10).unwrap();
+        t.store.flush_all(&mut session, delay).unwrap();
+        t.store.set(&mut session, b"k", 0, 0, b"v").unwrap();
+        t.store.commit(&session).unwrap();
+        for _ in 0..2 {
+            let last = due.map_or(NOW + 1000, |due| due - 1);
+            assert_eq!(t.value(b"k", last), text("v"));
+            t.restart_at(last);
+        }
+        if let Some(due) = due {
+            assert_eq!(t.value(b"k", due), None);
+        }
+    }
+}
+
+#[test]
+fn a_flush_that_is_due_comes_before_whatever_is_asked() {
+    // S5
+    type Ask = fn(&Store, &mut Session) -> Result<String, LogError>;
+    fn shown(answer: impl std::fmt::Debug) -> String {
+        format!("{answer:?}")
+    }
+    let asks: [(&str, Ask); 12] = [
+        ("None", |s, x| s.get(x, b"1").map(shown)),
+        ("Stored", |s, x| s.set(x, b"1", 0, 0, b"2").map(shown)),
+        ("Stored", |s, x| s.add(x, b"1", 0, 0, b"2").map(shown)),
+        ("NotStored", |s, x| s.replace(x, b"1", 0, 0, b"2").map(shown)),
+        ("NotFound", |s, x| s.cas(x, b"1", 0, 0, b"2", 40).map(shown)),
+        ("NotStored", |s, x| s.append(x, b"1", b"2").map(shown)),
+        ("NotStored", |s, x| s.prepend(x, b"1", b"2").map(shown)),
+        ("NotFound", |s, x| s.incr(x, b"1", 1).map(shown)),
+        ("NotFound", |s, x| s.decr(x, b"1", 1).map(shown)),
+        ("None", |s, x| s.get_and_touch(x, b"1", 0).map(shown)),
+        ("false", |s, x| s.delete(x, b"1").map(shown)),
+        // Only the new one is pending then.
+        ("()", |s, x| s.flush_all(x, 100).map(shown)),
+    ];
+    for (expected, ask) in asks {
+        let mut t = Fixture::short();
+        t.put(b"1", b"1");
+        t.put(b"other", b"1");
+        let mut session = Session::at(NOW);
+        t.store.flush_all(&mut session, 10).unwrap();
+        t.store.commit(&session).unwrap();
+        let end = t.store.figures().log_end;
+        session = Session::at(NOW + 10);
+        assert_eq!(ask(&t.store, &mut session).unwrap(), expected);
+        assert!(session.depends_on > end, "the flush is not safe yet: {expected}");
+        t.store.commit(&session).unwrap();
+        let there = contents(&t.store, &[b"1", b"other"], NOW + 10);
+        assert_eq!(there.len(), usize::from(expected == "Stored"));
+        t.restart_at(NOW + 10);
+        assert_eq!(contents(&t.store, &[b"1", b"other"], NOW + 10), there);
+    }
+}
+
+#[test]
+fn a_flush_that_is_due_comes_once_for_all_who_meet_it() {
+    // S5
+    let t = Fixture::short();
+    let together = Barrier::new(4);
+    for round in 0..100 {
+        let now = NOW + 10 * round;
+        t.store.flush_all(&mut Session::at(now), 5).unwrap();
+        thread::scope(|scope| {
+            for me in 0..4u8 {
+                let (t, together) = (&t, &together);
+                scope.spawn(move || {
+                    let mut session = Session::at(now + 5);
+                    together.wait();
+                    t.store.set(&mut session, &[me], 0, 0, b"v").unwrap();
+                });
+            }
+        });
+        let keys: [&[u8]; 4] = [&[0], &[1], &[2], &[3]];
+        assert_eq!(contents(&t.store, &keys, now + 5).len(), 4);
+    }
+}
+
+#[test]
+fn keys_that_contain_one_another_are_strangers() {
+    let mut t = Fixture::short();
+    let keys: [&[u8]; 8] = [
+        b"cat",
+        b"concat",
+        b"at",
+        b"ca",
+        b"cat ",
+        b"cat\0",
+        b"Cat",
+        b"catcatcatcatcatc",
+    ];
+    for (i, key) in keys.iter().enumerate() {
+        t.put(key, format!("{i}").as_bytes());
+    }
+    let mut session = Session::at(NOW);
+    t.store.delete(&mut session, b"at").unwrap();
+    t.store.append(&mut session, b"cat", b"!").unwrap();
+    t.store.commit(&session).unwrap();
+    for _ in 0..2 {
+        let values: Vec<_> = keys.iter().map(|key| t.value(key, NOW)).collect();
+        let expected = ["0!", "1", "", "3", "4", "5", "6", "7"].map(text);
+        for (key, (value, expected)) in keys.iter().zip(values.iter().zip(expected)) {
+            let expected = expected.filter(|value| !value.is_empty());
+            assert_eq!(value, &expected, "{key:?}");
+        }
+        t.restart_at(NOW);
+    }
+}
+
+#[test]
+fn every_size_and_order_comes_back_after_a_restart() {
+    for key_size in [1, 60, 250] {
+        for int_size in [1, 8] {
+            for int_order in [IntOrder::Big, IntOrder::Little] {
+                let settings = Settings {
+                    key_size: Some(key_size),
+                    int_size: Some(int_size),
+                    int_order: Some(int_order),
+                };
+                let options = Options { settings, ..Options::default() };
+                let mut t = Fixture::new(options);
+                assert_eq!(t.store.key_size(), usize::from(key_size));
+                let longest = vec![b'k'; key_size.into()];
+                let largest = vec![b'v'; if int_size == 1 { 255 } else { 70_000 }];
+                t.put(&longest, &largest);
+                t.put(b"s", b"");
+                for _ in 0..2 {
+                    assert_eq!(t.value(&longest, NOW), Some(largest.clone()));
+                    assert_eq!(t.value(b"s", NOW), text(""));
+                    // Without options, the header's sizes are used.
+                    t.options = Options::default();
+                    t.restart_at(NOW);
+                    assert_eq!(t.store.key_size(), usize::from(key_size));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_value_that_int_size_cannot_hold_is_too_large() {
+    let settings = Settings { int_size: Some(1), ..Settings::default() };
+    let t = Fixture::new(Options { settings, ..Options::default() });
+    assert_eq!(t.store.max_value(), 255);
+    t.put(b"k", &[b'v'; 250]);
+    let mut session = Session::at(NOW);
+    let six = t.store.append(&mut session, b"k", b"sixsix");
+    assert_eq!(six, Ok(Stored::NotStored));
+    let six = t.store.prepend(&mut session, b"k", b"sixsix");
+    assert_eq!(six, Ok(Stored::NotStored));
+    assert_eq!(t.store.append(&mut session, b"k", b"fives"), Ok(Stored::Stored));
+    assert_eq!(t.value(b"k", NOW).unwrap().len(), 255);
+}
+
+#[test]
+fn a_value_grows_up_to_the_largest_item_and_no_further() {
+    let t = Fixture::new(Options { max_item_size: 1000, ..Options::default() });
+    assert_eq!(t.store.max_value(), 1000);
+    t.put(b"key", &[b'v'; 990]);
+    let mut session = Session::at(NOW);
+    assert_eq!(
+        t.store.append(&mut session, b"key", b"12345678"),
+        Ok(Stored::NotStored)
+    );
+    assert_eq!(t.store.append(&mut session, b"key", b"1234567"), Ok(Stored::Stored));
+}
+
+#[test]
+fn other_sizes_than_the_directory_has_are_refused_and_nothing_is_changed() {
+    let t = Fixture::new(Options {
+        settings: Settings {
+            key_size: Some(60),
+            int_size: Some(2),
+            int_order: Some(IntOrder::Big),
+        },
+        ..Options::default()
+    });
+    t.put(b"k", b"v");
+    let path = t.directory.path();
+    let before = files(path);
+    let none = Settings::default();
+    for (settings, asked) in [
+        (
+            Settings { key_size: Some(61), ..none },
+            "KEY_SIZE 61, INT_SIZE 2, INT_ORDER big",
+        ),
+        (
+            Settings { int_size: Some(8), ..none },
+            "KEY_SIZE 60, INT_SIZE 8, INT_ORDER big",
+        ),
+        (
+            Settings { int_order: Some(IntOrder::Little), ..none },
+            "KEY_SIZE 60, INT_SIZE 2, INT_ORDER little",
+        ),
+    ] {
+        let options = Options { settings, ..Options::default() };
+        let error = Store::open(path, &options, NOW).err().unwrap();
+        assert!(matches!(error, OpenError::Settings { .. }), "{error:?}");
+        let said = error.to_string();
+        assert!(said.contains(asked), "{said}");
+        assert!(said.contains("KEY_SIZE 60, INT_SIZE 2, INT_ORDER big"), "{said}");
+        assert!(said.contains(FIRST), "{said}");
+        assert_eq!(files(path), before);
+    }
+}
+
+#[test]
+fn a_file_that_is_not_ours_is_refused_and_nothing_is_created_or_changed() {
+    let mut newer = Fixture::short().file();
+    newer[9] += 1;
+    let notes = b"somebody's notes, long enough to be taken for a header".to_vec();
+    for foreign in [notes, vec![], vec![0; 100], newer] {
+        let directory = TempDir::new();
+        fs::write(directory.path().join(FIRST), foreign).unwrap();
+        let before = files(directory.path());
+        let error = Store::open(directory.path(), &Options::default(), NOW).err();
+        let said = error.as_ref().map(ToString::to_string).unwrap();
+        assert!(matches!(error, Some(OpenError::Foreign { .. })), "{said}");
+        assert!(said.contains(FIRST), "{said}");
+        assert_eq!(files(directory.path()), before);
+    }
+}
+
+#[test]
+fn a_directory_is_made_with_its_parents_and_opened_again() {
+    let parent = TempDir::new();
+    let path = parent.path().join("some/where/data");
+    for expected in [Stored::Stored, Stored::NotStored] {
+        let (store, torn) = Store::open(&path, &Options::default(), NOW).unwrap();
+        assert_eq!(torn, None);
+        let mut session = Session::at(NOW);
+        assert_eq!(store.add(&mut session, b"k", 0, 0, b"v"), Ok(expected));
+        store.commit(&session).unwrap();
+    }
+}
+
+#[test]
+fn a_path_that_is_no_directory_is_refused() {
+    let directory = TempDir::new();
+    let path = directory.path().join("file");
+    fs::write(&path, b"mine").unwrap();
+    let error = Store::open(&path, &Options::default(), NOW).err();
+    assert!(matches!(error, Some(OpenError::Io(_))), "{error:?}");
+    assert_eq!(fs::read(&path).unwrap(), b"mine");
+}
+
+#[test]
+fn a_second_owner_is_told_who_has_the_directory() {
+    let directory = TempDir::new();
+    let open = || Store::open(directory.path(), &Options::default(), NOW);
+    let (first, _) = open().unwrap();
+    let before = files(directory.path());
+    let error = open().err().unwrap();
+    let pid = process::id().to_string();
+    assert!(matches!(&error, OpenError::Locked(holder) if *holder == pid), "{error}");
+    assert!(error.to_string().contains(&pid));
+    assert_eq!(files(directory.path()), before);
+    drop(first);
+    open().unwrap();
+}
+
+#[test]
+fn a_lock_file_without_a_holder_keeps_nobody_out() {
+    let directory = TempDir::new();
+    let lock = directory.path().join("lock");
+    fs::write(&lock, b"4194305 and some more\n").unwrap();
+    let (_store, _) = Store::open(directory.path(), &Options::default(), NOW).unwrap();
+    assert_eq!(fs::read_to_string(lock).unwrap(), format!("{}\n", process::id()));
+}
+
+#[test]
+fn a_unique_is_never_given_twice() {
+    let mut t = Fixture::short();
+    let mut seen = HashSet::new();
+    let mut now = NOW;
+    let mut give = |t: &Fixture, now| {
+        for key in [&b"a"[..], b"b"] {
+            let mut session = Session::at(now);
+            t.store.set(&mut session, key, 0, 0, b"1").unwrap();
+            assert!(seen.insert(t.unique(key, now).unwrap()));
+            t.store.incr(&mut session, key, 1).unwrap();
+            assert!(seen.insert(t.unique(key, now).unwrap()));
+            t.store.append(&mut session, key, b"1").unwrap();
+            assert!(seen.insert(t.unique(key, now).unwrap()));
+            t.store.commit(&session).unwrap();
+        }
+    };
+    for _ in 0..3 {
+        give(&t, now);
+        t.restart_at(now);
+        give(&t, now);
+        let mut session = Session::at(now);
+        t.store.delete(&mut session, b"a").unwrap();
+        t.store.commit(&session).unwrap();
+        t.store.compact(&|| now).unwrap();
+        give(&t, now);
+        t.store.flush_all(&mut session, 0).unwrap();
+        t.store.commit(&session).unwrap();
+        t.store.compact(&|| now).unwrap();
+        t.restart_at(now);
+        give(&t, now);
+        t.store.set(&mut session, b"a", 0, 5, b"1").unwrap();
+        t.store.commit(&session).unwrap();
+        now += 5;
+        t.store.compact(&|| now).unwrap();
+        t.restart_at(now);
+    }
+}
+
+#[test]
+fn increments_of_many_threads_are_all_counted() {
+    let mut t = Fixture::short();
+    t.put(b"n", b"0");
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let mut session = Session::at(NOW);
+                for _ in 0..500 {
+                    t.store.incr(&mut session, b"n", 1).unwrap();
+                }
+                t.store.commit(&session).unwrap();
+            });
+        }
+    });
+    assert_eq!(t.value(b"n", NOW), text("2000"));
+    t.restart_at(NOW);
+    assert_eq!(t.value(b"n", NOW), text("2000"));
+}
+
+#[test]
+fn of_many_that_compare_and_store_one_wins_each_time() {
+    let t = Fixture::short();
+    t.put(b"n", b"0");
+    let won = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let mut session = Session::at(NOW);
+                for _ in 0..300 {
+                    let item = t.store.get(&mut session, b"n").unwrap().unwrap();
+                    let number: u64 =
+                        std::str::from_utf8(item.value).unwrap().parse().unwrap();
+                    let (unique, next) = (item.cas, (number + 1).to_string());
+                    let next = next.as_bytes();
+                    let stored = t.store.cas(&mut session, b"n", 0, 0, next, unique);
+                    if stored.unwrap() == Stored::Stored {
+                        won.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+    });
+    assert_eq!(t.value(b"n", NOW), text(&won.into_inner().to_string()));
+}
+
+#[test]
+fn of_many_that_add_one_is_stored() {
+    let t = Fixture::short();
+    let stored = Mutex::new(vec![]);
+    thread::scope(|scope| {
+        for me in 0..4u8 {
+            let (t, stored) = (&t, &stored);
+            scope.spawn(move || {
+                let mut session = Session::at(NOW);
+                for key in 0..100u8 {
+                    let key = [b'k', key];
+                    let added = t.store.add(&mut session, &key, 0, 0, &[me]);
+                    if added.unwrap() == Stored::Stored {
+                        stored.lock().unwrap().push((key, me));
+                    }
+                }
+            });
+        }
+    });
+    let stored = stored.into_inner().unwrap();
+    assert_eq!(stored.len(), 100);
+    for (key, me) in stored {
+        assert_eq!(t.value(&key, NOW), Some(vec![me]));
+    }
+}
+
+#[test]
+fn every_write_depends_on_its_own_record() {
+    // S1
+    type Write = fn(&Store, &mut Session) -> bool;
+    let writes: [Write; 10] = [
+        |s, x| s.set(x, b"1", 0, 0, b"2").is_ok(),
+        |s, x| s.add(x, b"new", 0, 0, b"2").is_ok(),
+        |s, x| s.replace(x, b"1", 0, 0, b"2").is_ok(),
+        |s, x| s.append(x, b"1", b"2").is_ok(),
+        |s, x| s.prepend(x, b"1", b"2").is_ok(),
+        |s, x| s.incr(x, b"1", 1).is_ok(),
+        |s, x| s.decr(x, b"1", 1).is_ok(),
+        |s, x| s.touch(x, b"1", 0).is_ok(),
+        |s, x| s.delete(x, b"1").is_ok(),
+        |s, x| s.flush_all(x, 0).is_ok(),
+    ];
+    for (i, write) in writes.into_iter().enumerate() {
+        let t = Fixture::short();
+        t.put(b"1", b"1");
+        let mut session = Session::at(NOW);
+        assert!(write(&t.store, &mut session));
+        assert_eq!(session.depends_on, t.store.figures().log_end, "write {i}");
+        assert!(!t.store.is_committed(session.depends_on), "write {i}");
+        t.store.commit(&session).unwrap();
+        assert!(t.store.is_committed(session.depends_on), "write {i}");
+    }
+}
+
+#[test]
+fn an_answer_depends_on_what_another_session_wrote() {
+    // S2: what a hit shows. S3: what a miss shows, namely a removal.
+    type Change = fn(&Store, &mut Session);
+    let changes: [(Change, u64); 8] = [
+        (|s, x| drop(s.set(x, b"k", 0, 0, b"2")), NOW),
+        (|s, x| drop(s.append(x, b"k", b"2")), NOW),
+        (|s, x| drop(s.touch(x, b"k", 100)), NOW),
+        (|s, x| drop(s.delete(x, b"k")), NOW),
+        (|s, x| drop(s.flush_all(x, 0)), NOW),
+        (|s, x| drop(s.set(x, b"k", 0, -1, b"2")), NOW),
+        (|s, x| drop(s.touch(x, b"k", -1)), NOW),
+        // It is there now, and has expired when somebody looks.
+        (|s, x| drop(s.set(x, b"k", 0, 10, b"2")), NOW + 10),
+    ];
+    type Look = fn(&Store, &mut Session) -> bool;
+    let looks: [Look; 4] = [
+        |s, x| s.get(x, b"k").is_ok(),
+        |s, x| s.replace(x, b"k", 0, 0, b"x").is_ok(),
+        |s, x| s.incr(x, b"k", 1).is_ok(),
+        |s, x| s.cas(x, b"k", 0, 0, b"x", 1).is_ok(),
+    ];
+    for (number, (change, later)) in changes.into_iter().enumerate() {
+        for look in looks {
+            let t = Fixture::short();
+            t.put(b"k", b"first");
+            assert!(t.store.is_committed(t.depends_on(b"k", NOW)));
+            let mut writer = Session::at(NOW);
+            change(&t.store, &mut writer);
+            let mut reader = Session::at(later);
+            assert!(look(&t.store, &mut reader));
+            assert!(reader.depends_on >= writer.depends_on, "change {number}");
+            assert!(!t.store.is_committed(reader.depends_on), "change {number}");
+            // The reader's own commit is enough to make it safe.
+            t.store.commit(&reader).unwrap();
+            assert!(t.store.is_committed(writer.depends_on), "change {number}");
+        }
+    }
+}
+
+#[test]
+fn what_the_janitor_took_out_is_missed_no_sooner_than_it_is_safe() {
+    // S3: the expired record was never synced; a crash would show what was before.
+    let t = Fixture::every_second();
+    t.put(b"k", b"first");
+    let mut writer = Session::at(NOW);
+    t.store.set(&mut writer, b"k", 0, 1, b"second").unwrap();
+    t.disk.fail(&[Call::Write], 0, How::Always);
+    for _ in 0..64 {
+        t.store.tend(&|| NOW + 1).unwrap_err();
+    }
+    assert!(!t.store.is_committed(t.depends_on(b"k", NOW + 1)));
+    t.disk.heal();
+    for _ in 0..64 {
+        t.store.tend(&|| NOW + 1).unwrap();
+    }
+    assert_eq!(t.store.figures().items, 0);
+    assert!(t.depends_on(b"k", NOW + 1) >= writer.depends_on);
+    assert!(t.store.is_committed(t.depends_on(b"k", NOW + 1)));
+}
+
+#[test]
+fn a_session_that_has_seen_nothing_new_waits_for_nobody() {
+    let t = Fixture::short();
+    t.put(b"k", b"v");
+    let mut writer = Session::at(NOW);
+    t.store.set(&mut writer, b"other", 0, 0, b"v").unwrap();
+    let hold = t.disk.hold(Call::Sync);
+    thread::scope(|scope| {
+        scope.spawn(|| t.store.commit(&writer).unwrap());
+        hold.wait_for(1);
+        let mut reader = Session::at(NOW);
+        assert!(t.store.get(&mut reader, b"k").unwrap().is_some());
+        t.store.commit(&reader).unwrap();
+        drop(hold);
+    });
+}
+
+#[test]
+fn an_answer_waits_for_the_sync_that_it_depends_on() {
+    // S2, S3, L4: the sync is under way, and fails in the end. Who did not wait for
+    // it would have been told that all is well.
+    for read_key in [&b"set"[..], b"deleted"] {
+        let t = Fixture::short();
+        t.put(b"deleted", b"v");
+        let mut writer = Session::at(NOW);
+        t.store.set(&mut writer, b"set", 0, 0, b"v").unwrap();
+        t.store.delete(&mut writer, b"deleted").unwrap();
+        t.disk.fail(&[Call::Sync], 0, How::Once);
+        let hold = t.disk.hold(Call::Sync);
+        thread::scope(|scope| {
+            scope.spawn(|| t.store.commit(&writer).unwrap_err());
+            hold.wait_for(1);
+            let mut reader = Session::at(NOW);
+            t.store.get(&mut reader, read_key).unwrap();
+            assert!(!t.store.is_committed(reader.depends_on));
+            let store = &t.store;
+            let waiting = scope.spawn(move || store.commit(&reader));
+            drop(hold);
+            let answer = waiting.join().unwrap();
+            assert!(matches!(answer, Err(LogError::Sync(_))), "{answer:?}");
+        });
+    }
+}
+
+#[test]
+fn all_who_wait_for_a_sync_share_the_next_one() {
+    let t = Fixture::short();
+    t.disk.forget();
+    let mut first = Session::at(NOW);
+    t.store.set(&mut first, b"first", 0, 0, b"v").unwrap();
+    let hold = t.disk.hold(Call::Sync);
+    let written = Barrier::new(9);
+    thread::scope(|scope| {
+        scope.spawn(|| t.store.commit(&first).unwrap());
+        hold.wait_for(1);
+        for i in 0..8u8 {
+            let (store, written) = (&t.store, &written);
+            scope.spawn(move || {
+                let mut session = Session::at(NOW);
+                store.set(&mut session, &[i], 0, 0, b"v").unwrap();
+                written.wait();
+                store.commit(&session).unwrap();
+                assert!(store.is_committed(session.depends_on));
+            });
+        }
+        written.wait();
+        drop(hold);
+    });
+    assert_eq!(t.disk.count(Call::Sync), 2);
+    assert_eq!(t.disk.count(Call::Write), 2);
+}
+
+#[test]
+fn a_sync_vouches_only_for_what_was_written_before_it_began() {
+    // L2
+    let t = Fixture::short();
+    let mut first = Session::at(NOW);
+    t.store.set(&mut first, b"first", 0, 0, b"v").unwrap();
+    let hold = t.disk.hold(Call::Sync);
+    let mut later = Session::at(NOW);
+    thread::scope(|scope| {
+        scope.spawn(|| t.store.commit(&first).unwrap());
+        hold.wait_for(1);
+        // So much that it is written out at once, while the sync is under way.
+        t.disk.forget();
+        for key in 0..20 {
+            t.store.set(&mut later, &[key], 0, 0, &[b'v'; 60_000]).unwrap();
+        }
+        t.store.set(&mut later, b"last", 0, 0, b"v").unwrap();
+        assert!(t.disk.count(Call::Write) > 0);
+        drop(hold);
+    });
+    assert!(t.store.is_committed(first.depends_on));
+    assert_eq!(t.store.figures().log_synced, first.depends_on);
+    t.store.commit(&later).unwrap();
+    let left = TempDir::new();
+    t.disk.power_cut(left.path(), 0);
+    let (store, _) = Faulty::new(left.path()).open(&t.options, NOW).unwrap();
+    assert_eq!(value(&store, b"last", NOW), text("v"));
+}
+
+#[test]
+fn what_always_has_committed_outlives_every_power_cut() {
+    // L2: whatever else of the unsynced bytes has reached the disk.
+    let t = Fixture::short();
+    let mut session = Session::at(NOW);
+    for round in 0..20u8 {
+        let (key, value_now) = ([b'a' + round % 5], [round]);
+        t.store.set(&mut session, &key, 0, 0, &value_now).unwrap();
+        t.store.commit(&session).unwrap();
+        t.store.set(&mut session, b"open", 0, 0, &[round; 100]).unwrap();
+        for seed in 0..10 {
+            let left = TempDir::new();
+            t.disk.power_cut(left.path(), seed);
+            let (store, _) = Faulty::new(left.path()).open(&t.options, NOW).unwrap();
+            assert_eq!(value(&store, &key, NOW), Some(value_now.to_vec()));
+        }
+    }
+}
+
+#[test]
+fn what_every_second_has_committed_outlives_the_process() {
+    let mut t = Fixture::every_second();
+    t.disk.forget();
+    t.put(b"k", b"v");
+    assert_eq!(t.disk.count(Call::Sync), 0);
+    let mut session = Session::at(NOW);
+    t.store.set(&mut session, b"not committed", 0, 0, b"v").unwrap();
+    assert!(!t.store.is_committed(session.depends_on));
+    t.restart_at(NOW);
+    assert_eq!(t.value(b"k", NOW), text("v"));
+    assert_eq!(t.value(b"not committed", NOW), None);
+}
+
+#[test]
+fn the_janitor_syncs_what_every_second_has_written() {
+    let t = Fixture::every_second();
+    t.put(b"k", b"v");
+    t.disk.forget();
+    t.store.tend(&|| NOW).unwrap();
+    t.store.tend(&|| NOW + 1).unwrap();
+    assert_eq!(t.disk.count(Call::Sync), 1);
+    let left = TempDir::new();
+    t.disk.power_cut(left.path(), 0);
+    let (store, _) = Faulty::new(left.path()).open(&t.options, NOW).unwrap();
+    assert_eq!(value(&store, b"k", NOW), text("v"));
+}
+
+#[test]
+fn commits_wait_for_a_sync_when_the_last_is_too_long_ago() {
+    let t = Fixture::every_second();
+    t.disk.forget();
+    let mut session = Session::at(NOW);
+    for (seconds, syncs) in [(0, 0), (1, 0), (2, 0), (3, 1), (4, 1), (5, 1)] {
+        session.now = NOW + seconds;
+        t.store.set(&mut session, b"k", 0, 0, b"v").unwrap();
+        t.store.commit(&session).unwrap();
+        assert_eq!(t.disk.count(Call::Sync), syncs, "{seconds} seconds later");
+    }
+}
+
+#[test]
+fn a_record_never_changes_where_it_stands() {
+    // L1
+    let t = Fixture::short();
+    let mut session = Session::at(NOW);
+    let mut before = t.file();
+    for round in 0..30u8 {
+        let key = [b'a' + round % 3];
+        match round % 5 {
+            0 => drop(t.store.delete(&mut session, &key)),
+            1 => drop(t.store.touch(&mut session, &key, 10)),
+            2 => drop(t.store.flush_all(&mut session, 0)),
+            _ => drop(t.store.set(&mut session, &key, 0, 0, &[round])),
+        }
+        t.store.commit(&session).unwrap();
+        let now = t.file();
+        assert!(now.starts_with(&before));
+        before = now;
+    }
+    let records = records(&before);
+    assert_eq!(records.last().unwrap().position + 40 + 13 + 1, session.depends_on);
+}
+
+#[test]
+fn a_damaged_record_is_answered_with_an_error_and_its_neighbours_with_their_values() {
+    // F1
+    let t = Fixture::short();
+    t.put(b"before", b"1");
+    t.put(b"damaged", b"12");
+    t.put(b"after", b"3");
+    let good = t.file();
+    let found = records(&good)[1].clone();
+    let path = t.directory.path().join(FIRST);
+    for byte in found.start..found.end {
+        let mut bytes = good.clone();
+        bytes[byte] ^= 0x10;
+        fs::write(&path, bytes).unwrap();
+        let damaged =
+            LogError::Damaged { file: FIRST.into(), offset: found.start as u64 };
+        let errors = t.store.figures().damaged_reads;
+        let mut x = Session::at(NOW);
+        let s = &t.store;
+        assert_eq!(s.get(&mut x, b"damaged"), Err(damaged.clone()));
+        assert_eq!(s.append(&mut x, b"damaged", b"x"), Err(damaged.clone()));
+        assert_eq!(s.incr(&mut x, b"damaged", 1), Err(damaged.clone()));
+        assert_eq!(s.touch(&mut x, b"damaged", 1), Err(damaged.clone()));
+        assert_eq!(s.cas(&mut x, b"damaged", 0, 0, b"x", 1), Err(damaged));
+        assert_eq!(t.store.figures().damaged_reads, errors + 5);
+        assert_eq!(t.value(b"before", NOW), text("1"));
+        assert_eq!(t.value(b"after", NOW), text("3"));
+    }
+    // A new value needs nothing of the old one.
+    t.put(b"damaged", b"mended");
+    assert_eq!(t.value(b"damaged", NOW), text("mended"));
+}
+
+#[test]
+fn a_file_that_was_cut_under_a_running_store_is_damage() {
+    let t = Fixture::short();
+    t.put(b"k", b"v");
+    let path = t.directory.path().join(FIRST);
+    fs::OpenOptions::new().write(true).open(path).unwrap().set_len(50).unwrap();
+    let answer = t.store.get(&mut Session::at(NOW), b"k").err();
+    let offset = HEADER_LEN as u64;
+    assert_eq!(answer, Some(LogError::Damaged { file: FIRST.into(), offset }));
+}
+
+#[test]
+fn a_read_error_is_answered_and_passes() {
+    let t = Fixture::short();
+    t.put(b"k", b"v");
+    t.disk.fail(&[Call::Read], 0, How::Once);
+    let answer = t.store.get(&mut Session::at(NOW), b"k").err();
+    assert!(matches!(answer, Some(LogError::Read(_))), "{answer:?}");
+    assert_eq!(t.value(b"k", NOW), text("v"));
+}
+
+#[test]
+fn crumbs_and_interruptions_are_no_errors() {
+    let mut t = Fixture::short();
+    t.disk.give_crumbs(5);
+    t.put(b"k", b"a value of more than five bytes");
+    assert_eq!(t.value(b"k", NOW).unwrap().len(), 31);
+    t.store.compact(&|| NOW).unwrap();
+    t.restart_at(NOW);
+    assert_eq!(t.value(b"k", NOW).unwrap().len(), 31);
+}
+
+type Write = fn(&Store, &mut Session, &[u8]) -> Result<(), LogError>;
+
+/// Every command that writes, given a key that is there.
+const WRITES: [Write; 10] = [
+    |s, x, key| s.set(x, key, 0, 0, b"x").map(drop),
+    |s, x, _| s.add(x, b"new", 0, 0, b"x").map(drop),
+    |s, x, key| s.replace(x, key, 0, 0, b"x").map(drop),
+    |s, x, key| s.append(x, key, b"x").map(drop),
+    |s, x, key| s.prepend(x, key, b"x").map(drop),
+    |s, x, key| s.incr(x, key, 1).map(drop),
+    |s, x, key| s.decr(x, key, 1).map(drop),
+    |s, x, key| s.touch(x, key, -1).map(drop),
+    |s, x, key| s.delete(x, key).map(drop),
+    |s, x, _| s.flush_all(x, 0).map(drop),
+];
+
+#[test]
+fn a_full_disk_refuses_writes_serves_reads_and_loses_nothing() {
+    // L3, S4
+    for sync in [SyncMode::Always, SyncMode::EverySecond] {
+        for how in [How::Always, How::Short] {
+            let mut t = Fixture::new(Options { sync, ..short(16) });
+            t.put(b"1", b"1");
+            let safe = t.file();
+            let mut session = Session::at(NOW);
+            t.store.set(&mut session, b"waits", 0, 0, b"2").unwrap();
+            // A disk that takes half takes nothing after that either.
+            t.disk.fail(&[Call::Write], 0, how);
+            let error = t.store.commit(&session).unwrap_err();
+            assert!(matches!(error, LogError::Write(_)), "{error:?}");
+            assert!(!t.store.is_committed(session.depends_on));
+            t.disk.fail(&[Call::Write], 0, How::Always);
+            t.store.commit(&session).unwrap_err();
+            t.store.tend(&|| NOW).unwrap_err();
+            let (end, items) = (t.store.figures().log_end, t.store.figures().items);
+            for write in WRITES {
+                let mut x = Session::at(NOW);
+                let error = write(&t.store, &mut x, b"1").unwrap_err();
+                assert!(matches!(error, LogError::Write(_)), "{error:?}");
+                assert_eq!(t.store.figures().log_end, end);
+                assert_eq!(t.store.figures().items, items);
+            }
+            // What is safe is served; who sees what is not can't be told so.
+            assert!(t.store.is_committed(t.depends_on(b"1", NOW)));
+            assert_eq!(t.value(b"1", NOW), text("1"));
+            assert_eq!(t.value(b"waits", NOW), text("2"));
+            assert!(!t.store.is_committed(t.depends_on(b"waits", NOW)));
+            t.disk.heal();
+            t.disk.forget();
+            match how {
+                How::Always => t.store.tend(&|| NOW).unwrap(),
+                _ => drop(t.put(b"next", b"3")),
+            }
+            let first_write = t.disk.done().into_iter().find(|d| d.call == Call::Write);
+            let (offset, len) = (safe.len() as u64, 35 + 16 + 2 + 1);
+            let first_write = first_write.map(|done| (done.offset, done.len));
+            assert_eq!(first_write, Some((offset, len)));
+            assert!(t.store.is_committed(session.depends_on));
+            t.put(b"last", b"4");
+            t.restart_at(NOW);
+            assert_eq!(t.value(b"1", NOW), text("1"));
+            assert_eq!(t.value(b"waits", NOW), text("2"));
+            assert_eq!(t.value(b"last", NOW), text("4"));
+        }
+    }
+}
+
+#[test]
+fn a_process_that_ends_on_a_full_disk_loses_nothing_that_was_acknowledged() {
+    // L3: what it could not write was never acknowledged, and is a torn tail.
+    let mut t = Fixture::short();
+    t.put(b"1", b"1");
+    let mut session = Session::at(NOW);
+    t.store.set(&mut session, b"1", 0, 0, b"2").unwrap();
+    t.disk.fail(&[Call::Write], 0, How::Short);
+    t.store.commit(&session).unwrap_err();
+    t.restart_at(NOW);
+    assert_eq!(t.value(b"1", NOW), text("1"));
+    assert!(files(t.directory.path()).contains_key("0000000001.kv.torn"));
+}
+
+#[test]
+fn a_tail_that_the_disk_refuses_does_not_grow() {
+    // S4: the write that finds the tail full fails, and has changed nothing.
+    let mut t = Fixture::short();
+    t.disk.fail(&[Call::Write], 0, How::Always);
+    let mut session = Session::at(NOW);
+    let mut stored = 0u8;
+    let error = loop {
+        let value = vec![stored; 60_000];
+        match t.store.set(&mut session, &[stored], 0, 0, &value) {
+            Ok(_) => stored += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, LogError::Write(_)), "{error:?}");
+    assert!((15..20).contains(&stored), "{stored}");
+    assert_eq!(t.value(&[stored], NOW), None);
+    t.disk.heal();
+    t.put(b"next", b"v");
+    t.restart_at(NOW);
+    for key in 0..stored {
+        assert_eq!(t.value(&[key], NOW), Some(vec![key; 60_000]));
+    }
+    assert_eq!(t.value(&[stored], NOW), None);
+}
+
+#[test]
+fn a_failed_sync_is_final() {
+    // L4
+    for sync in [SyncMode::Always, SyncMode::EverySecond] {
+        let mut t = Fixture::new(Options { sync, ..short(16) });
+        t.put(b"1", b"1");
+        t.store.tend(&|| NOW).unwrap();
+        let mut session = Session::at(NOW);
+        t.store.set(&mut session, b"2", 0, 0, b"2").unwrap();
+        // In `every-second`, the janitor is the one who syncs.
+        if sync == SyncMode::EverySecond {
+            t.store.commit(&session).unwrap();
+        }
+        t.disk.fail(&[Call::Sync], 0, How::Once);
+        let error = match sync {
+            SyncMode::Always => t.store.commit(&session).unwrap_err(),
+            SyncMode::EverySecond => t.store.tend(&|| NOW).unwrap_err(),
+        };
+        assert!(matches!(error, LogError::Sync(_)), "{error:?}");
+        t.disk.heal();
+        t.disk.forget();
+        let before = files(t.directory.path());
+        for now in [NOW, NOW + 1, NOW + 100] {
+            for write in WRITES {
+                let error = write(&t.store, &mut Session::at(now), b"1").unwrap_err();
+                assert!(matches!(error, LogError::Sync(_)), "{error:?}");
+            }
+            t.store.tend(&|| now).unwrap_err();
+            t.store.compact(&|| now).unwrap_err();
+            // What was safe is served, and in `every-second` what is written.
+            assert_eq!(t.value(b"1", now), text("1"));
+            assert!(t.store.is_committed(t.depends_on(b"1", now)));
+            let mut reader = Session::at(now);
+            assert!(t.store.get(&mut reader, b"2").unwrap().is_some());
+            let told = t.store.commit(&reader);
+            assert_eq!(told.is_ok(), sync == SyncMode::EverySecond, "{told:?}");
+        }
+        assert_eq!((t.disk.count(Call::Sync), t.disk.count(Call::Write)), (0, 0));
+        assert_eq!(files(t.directory.path()), before);
+        // Opened anew, the bytes are written again before anybody trusts them.
+        t.restart_at(NOW);
+        assert_eq!(t.value(b"2", NOW), text("2"));
+        t.put(b"3", b"3");
+        t.store.tend(&|| NOW).unwrap();
+        let left = TempDir::new();
+        t.disk.power_cut(left.path(), 0);
+        let (store, _) = Faulty::new(left.path()).open(&t.options, NOW).unwrap();
+        assert_eq!(contents(&store, &[b"1", b"2", b"3"], NOW).len(), 3);
+    }
+}
+
+#[test]
+fn what_was_appended_when_a_sync_failed_is_never_written() {
+    // L4
+    for sync in [SyncMode::Always, SyncMode::EverySecond] {
+        let mut t = Fixture::new(Options { sync, ..short(16) });
+        let mut session = Session::at(NOW);
+        t.store.set(&mut session, b"early", 0, 0, b"v").unwrap();
+        t.disk.fail(&[Call::Sync], 0, How::Once);
+        let hold = t.disk.hold(Call::Sync);
+        thread::scope(|scope| {
+            scope.spawn(|| t.store.tend(&|| NOW).unwrap_err());
+            hold.wait_for(1);
+            t.store.set(&mut session, b"late", 0, 0, b"v").unwrap();
+            drop(hold);
+        });
+        let before = t.file();
+        let told = t.store.commit(&session);
+        assert!(matches!(told, Err(LogError::Sync(_))), "{told:?}");
+        assert_eq!(t.file(), before);
+        t.restart_at(NOW);
+        assert_eq!(t.value(b"late", NOW), None);
+    }
+}
+
+#[test]
+fn everybody_who_waited_for_a_sync_that_failed_is_told() {
+    // L4
+    let t = Fixture::short();
+    let mut first = Session::at(NOW);
+    t.store.set(&mut first, b"first", 0, 0, b"v").unwrap();
+    t.disk.fail(&[Call::Sync], 0, How::Once);
+    let hold = t.disk.hold(Call::Sync);
+    let told_well = AtomicBool::new(false);
+    let written = Barrier::new(5);
+    thread::scope(|scope| {
+        scope.spawn(|| t.store.commit(&first).unwrap_err());
+        hold.wait_for(1);
+        for i in 0..4u8 {
+            let (t, told_well, written) = (&t, &told_well, &written);
+            scope.spawn(move || {
+                let mut session = Session::at(NOW);
+                t.store.set(&mut session, &[i], 0, 0, b"v").unwrap();
+                written.wait();
+                if t.store.commit(&session).is_ok() {
+                    told_well.store(true, Ordering::Relaxed);
+                }
+            });
+        }
+        written.wait();
+        drop(hold);
+    });
+    assert!(!told_well.into_inner());
+}
+
+#[test]
+fn the_real_disk_keeps_what_was_committed() {
+    // All else here runs on a disk that leaves out the syncs.
+    let directory = TempDir::new();
+    let open = |path: &Path| {
+        Store::on_disk(Box::new(Directory::new(path)), &short(16), NOW).unwrap()
+    };
+    for round in 0..3u8 {
+        let (store, torn) = open(directory.path());
+        assert_eq!(torn, None);
+        for earlier in 0..round {
+            assert_eq!(value(&store, &[earlier], NOW), Some(vec![earlier; 1000]));
+        }
+        let mut session = Session::at(NOW);
+        store.set(&mut session, &[round], 0, 0, &[round; 1000]).unwrap();
+        store.commit(&session).unwrap();
+        if round == 1 {
+            store.compact(&|| NOW).unwrap();
+        }
+    }
+    assert_eq!(files(directory.path()).len(), 1);
+}
+
+#[test]
+fn what_was_written_is_synced_also_while_the_disk_takes_no_more() {
+    // In every-second this is all that stands between a reply and a power cut.
+    let sync = SyncMode::EverySecond;
+    let t = Fixture::new(Options { sync, ..short(16) });
+    t.put(b"k", b"acknowledged");
+    let end = t.store.figures().log_end;
+    t.disk.fail(&[Call::Write], 0, How::Always);
+    let mut session = Session::at(NOW);
+    t.store.set(&mut session, b"more", 0, 0, b"v").unwrap();
+    t.store.commit(&session).unwrap_err();
+    t.store.tend(&|| NOW).unwrap_err();
+    assert_eq!(t.store.figures().log_synced, end);
+}
