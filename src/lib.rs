@@ -62,10 +62,13 @@ pub mod crc;
 pub mod disk;
 mod index;
 pub mod log;
+pub mod protocol;
 pub mod record;
 pub mod replay;
+pub mod reply;
 pub mod store;
 pub mod walk;
+pub mod words;
 
 use std::sync::{Mutex, MutexGuard};
 

@@ -1,0 +1,43 @@
+//! The smallest pieces of the protocol's lines: words, and decimal numbers.
+
+use std::fmt;
+use std::io::Write;
+
+/// The words of a line: blanks separate them, one or more.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Words<'a>(pub &'a [u8]);
+
+impl<'a> Iterator for Words<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        let start = self.0.iter().position(|&byte| byte != b' ')?;
+        let rest = &self.0[start..];
+        let end = rest.iter().position(|&byte| byte == b' ').unwrap_or(rest.len());
+        self.0 = &rest[end..];
+        Some(&rest[..end])
+    }
+}
+
+/// A decimal number of 64 bits: digits and nothing else.
+pub fn unsigned(word: &[u8]) -> Option<u64> {
+    // `parse` would take a plus sign as well.
+    if !word.first()?.is_ascii_digit() {
+        return None;
+    }
+    std::str::from_utf8(word).ok()?.parse().ok()
+}
+
+/// A decimal number of 64 bits that may be negative.
+pub fn signed(word: &[u8]) -> Option<i64> {
+    let digits = word.strip_prefix(b"-").unwrap_or(word);
+    if !digits.first()?.is_ascii_digit() {
+        return None;
+    }
+    std::str::from_utf8(word).ok()?.parse().ok()
+}
+
+/// Puts formatted text behind `out`.
+pub(crate) fn append(out: &mut Vec<u8>, text: fmt::Arguments) {
+    out.write_fmt(text).expect("writing to memory does not fail");
+}
