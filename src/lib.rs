@@ -62,6 +62,7 @@ pub mod crc;
 pub mod disk;
 mod index;
 pub mod log;
+pub mod os;
 pub mod protocol;
 pub mod record;
 pub mod replay;
