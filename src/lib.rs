@@ -58,19 +58,27 @@
 
 pub mod commands;
 pub mod compact;
+pub mod connection;
 pub mod crc;
 pub mod disk;
 mod index;
+pub mod listener;
 pub mod log;
 pub mod os;
+mod pool;
 pub mod protocol;
 pub mod record;
 pub mod replay;
 pub mod reply;
+pub mod server;
+pub mod service;
+pub mod stats;
 pub mod store;
 pub mod walk;
 pub mod words;
+mod worker;
 
+use std::io::{self, Write};
 use std::sync::{Mutex, MutexGuard};
 
 /// Locks a mutex. Nothing panics while it holds one; should it happen all the same,
@@ -81,4 +89,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
         eprintln!("a thread panicked while it held a lock; ending the process");
         std::process::abort()
     })
+}
+
+/// Prints a line on standard output. A server goes on if nobody is there to read it;
+/// but one that is there and doesn't read holds it up when the pipe is full.
+fn say(line: &str) {
+    let _ = writeln!(io::stdout().lock(), "{line}");
 }

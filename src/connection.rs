@@ -1,0 +1,388 @@
+//! The life of one connection, between two waits of its worker.
+//!
+//! ```text
+//! socket --receive--> input --parse--> request --execute--> output --flush--> socket
+//!                       ^                                      |
+//!                       '------ nothing is read while output is waiting
+//! ```
+//!
+//! Three moments, which the worker keeps apart: [`Connection::receive`] reads and
+//! executes, the worker commits for all its connections at once, and only then
+//! [`Connection::flush`] lets the replies leave.
+//!
+//! - V1: replies leave after the commit of what they depend on, or not at all.
+//! - V2: what a connection holds is bounded: one unfinished request and one read,
+//!   and [`OUTPUT_LIMIT`] of replies and one value more.
+//! - V3: an idle connection holds no buffers.
+
+use crate::os::Interest;
+use crate::protocol::{self, BlockEnd, Message, Parsed, Refusal};
+use crate::protocol::{Request, Retrieval};
+use crate::reply::{Error, Reply};
+use crate::say;
+use crate::service::{Context, OUTPUT_LIMIT};
+use crate::stats::Counter;
+use crate::words::Words;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::time::{Duration, Instant};
+
+/// The most that is read from a connection in one tick, so that nobody starves.
+pub const READ_LIMIT: usize = 64 << 10;
+
+/// When the requests of one connection have moved so many bytes of records in a tick,
+/// the others have their turn: a short request may read and write a large value.
+const WORK_LIMIT: u64 = 4 << 20;
+
+/// A connected socket, of `--port` or of `--unix-socket`: as a file, the two are read
+/// and written alike.
+pub type Stream = File;
+
+/// A data block that is thrown away.
+struct Swallow {
+    /// Bytes of the block that have yet to come, its line end not among them.
+    left: usize,
+    /// What is answered then.
+    reply: Option<Reply>,
+}
+
+/// See the module's page.
+pub struct Connection {
+    stream: Stream,
+    /// Read and not yet executed: the beginning of a request or, while execution is
+    /// paused, whole ones. Empty most of the time, since what is complete is executed
+    /// from the worker's read buffer.
+    input: Vec<u8>,
+    /// Parsing `input` again makes no sense before it has this many bytes.
+    needed: usize,
+    /// `input` is a line without its end; when that comes, it is parsed all the same.
+    line_open: bool,
+    /// A refused data block is still coming.
+    swallow: Option<Swallow>,
+    /// A get has paused; `input` begins with the rest of its line, of this length.
+    paused: Option<(Retrieval, usize)>,
+    /// Replies, of which the first `sent` bytes have left.
+    output: Vec<u8>,
+    sent: usize,
+    /// V1: the replies in `output` hold once the log is committed up to here.
+    pub depends_on: u64,
+    /// Execution stopped because it was enough, not because `input` ran out.
+    unfinished: bool,
+    /// To be closed when `output` has left.
+    closing: bool,
+    /// What the poller watches for.
+    pub interest: Interest,
+    /// When it last became idle or got on with a request or with its replies.
+    since: Instant,
+}
+
+impl Connection {
+    /// A connection that has just been accepted.
+    pub fn new(stream: Stream, now: Instant) -> Connection {
+        Connection {
+            stream,
+            input: Vec::new(),
+            needed: 0,
+            line_open: false,
+            swallow: None,
+            paused: None,
+            output: Vec::new(),
+            sent: 0,
+            depends_on: 0,
+            unfinished: false,
+            closing: false,
+            interest: Interest::Read,
+            since: now,
+        }
+    }
+
+    /// The socket.
+    pub fn stream(&self) -> &Stream {
+        &self.stream
+    }
+
+    /// Whether it waits for nothing but the next request.
+    fn is_idle(&self) -> bool {
+        self.input.is_empty() && self.swallow.is_none() && self.output.is_empty()
+    }
+
+    /// Whether requests are there to be executed, and room for their replies.
+    pub fn can_resume(&self) -> bool {
+        self.unfinished && self.output.is_empty()
+    }
+
+    /// Whether replies wait for the client to take them.
+    pub fn has_output(&self) -> bool {
+        !self.output.is_empty()
+    }
+
+    /// Whether nothing more can happen here.
+    pub fn is_finished(&self) -> bool {
+        self.closing && self.output.is_empty()
+    }
+
+    /// Whether it has been idle, or in the middle of a request, for too long.
+    pub fn is_overdue(
+        &self,
+        now: Instant,
+        idle: Option<Duration>,
+        request: Option<Duration>,
+    ) -> bool {
+        let limit = if self.is_idle() { idle } else { request };
+        limit.is_some_and(|limit| now.duration_since(self.since) > limit)
+    }
+
+    /// Reads once into `buffer` and executes every request that is complete.
+    pub fn receive(
+        &mut self,
+        buffer: &mut [u8],
+        now: Instant,
+        context: &mut Context,
+    ) -> io::Result<()> {
+        let count = match (&self.stream).read(buffer) {
+            Ok(count) => count,
+            Err(error) if is_transient(&error) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        context.count(Counter::BytesRead, count as u64);
+        if count == 0 {
+            // The client will send no more. All that it sent whole was executed.
+            self.closing = true;
+        }
+        if self.is_idle() {
+            self.since = now;
+        }
+        if self.input.is_empty() {
+            let used = self.execute(&buffer[..count], now, context);
+            self.input.extend_from_slice(&buffer[used..count]);
+        } else {
+            // A long line in crumbs is not searched from its head for each of them.
+            if self.line_open && buffer[..count].contains(&b'\n') {
+                self.needed = 0;
+            }
+            self.input.extend_from_slice(&buffer[..count]);
+            self.resume(now, context);
+        }
+        Ok(())
+    }
+
+    /// Executes what was read before, now that the client has taken its replies.
+    pub fn resume(&mut self, now: Instant, context: &mut Context) {
+        let mut input = std::mem::take(&mut self.input);
+        let used = self.execute(&input, now, context);
+        if used < input.len() {
+            input.drain(..used);
+            self.input = input;
+        }
+    }
+
+    /// Executes request after request from the head of `bytes`; returns how many bytes
+    /// are done with. What is not ends in `input` again. Four fields tell what the
+    /// next byte is:
+    ///
+    /// - `swallow`: part of a refused data block;
+    /// - `paused`: the rest of a get's keys;
+    /// - `needed`: the head of a request that lacks bytes, or its line's end;
+    /// - none of them: the head of a request. With `unfinished`, it waits for room.
+    fn execute(&mut self, bytes: &[u8], now: Instant, context: &mut Context) -> usize {
+        if self.output.capacity() == 0 {
+            self.output = context.spare_buffers.pop().unwrap_or_default();
+        }
+        context.session.depends_on = self.depends_on;
+        context.session.moved = 0;
+        self.unfinished = false;
+        let mut used = 0;
+        while !self.closing && bytes.len() - used >= self.needed.max(1) {
+            // V2: more requests would be more replies. And the neighbours wait.
+            let moved = context.session.moved;
+            if self.output.len() >= OUTPUT_LIMIT || moved >= WORK_LIMIT {
+                self.unfinished = true;
+                break;
+            }
+            let rest = &bytes[used..];
+            let step = if self.swallow.is_some() {
+                self.swallow(rest)
+            } else if let Some((retrieval, len)) = self.paused.take() {
+                let line = &rest[..len];
+                let keys = Words(&line[..len - end_len(line)]);
+                self.get(retrieval, keys, line, context)
+            } else {
+                self.next_request(rest, context)
+            };
+            used += step;
+            if step > 0 {
+                (self.needed, self.line_open) = (0, false);
+            }
+            if step > 0 && self.swallow.is_none() {
+                self.since = now;
+            }
+        }
+        self.depends_on = context.session.depends_on;
+        // V3
+        if self.output.is_empty() {
+            context.recycle(std::mem::take(&mut self.output));
+        }
+        used
+    }
+
+    /// Throws away what is there of a refused block. Returns the bytes used.
+    fn swallow(&mut self, bytes: &[u8]) -> usize {
+        let Some(Swallow { left, reply }) = &mut self.swallow else { return 0 };
+        let skipped = bytes.len().min(*left);
+        *left -= skipped;
+        match protocol::block_end(&bytes[skipped..], *left) {
+            BlockEnd::Incomplete(needed) => {
+                // Counts where nothing was skipped: from here on, `needed` bytes.
+                self.needed = needed;
+                skipped
+            }
+            BlockEnd::Found(end) | BlockEnd::Missing(end) => {
+                if let Some(reply) = reply {
+                    reply.write_to(&mut self.output);
+                }
+                self.swallow = None;
+                skipped + end
+            }
+        }
+    }
+
+    /// Parses the request at the head of `bytes` and executes it. Returns the bytes
+    /// used, 0 if it is not complete.
+    fn next_request(&mut self, bytes: &[u8], context: &mut Context) -> usize {
+        let start = self.output.len();
+        // The clock is looked at for `-vv` alone.
+        let begun = (context.service.verbosity > 1).then(Instant::now);
+        let (used, noreply) = match protocol::parse(bytes, &context.service.limits) {
+            Parsed::Incomplete(needed) => {
+                self.needed = needed;
+                return 0;
+            }
+            Parsed::Unended(longest) => {
+                self.needed = longest + 1;
+                self.line_open = true;
+                return 0;
+            }
+            Parsed::Hangup => {
+                self.closing = true;
+                return bytes.len();
+            }
+            Parsed::Refused(refusal) => {
+                self.refuse(&refusal, context);
+                (refusal.used, refusal.noreply)
+            }
+            Parsed::Message(Message {
+                request: Request::Get(retrieval, keys),
+                used,
+                ..
+            }) => (self.get(retrieval, keys, &bytes[..used], context), false),
+            Parsed::Message(Message { request, noreply, used }) => {
+                self.closing = request == Request::Quit;
+                context.perform(request, &mut self.output);
+                (used, noreply)
+            }
+        };
+        if noreply {
+            self.output.truncate(start);
+        }
+        if let Some(begun) = begun {
+            trace(&bytes[..used], &self.output[start..], begun.elapsed());
+        }
+        used
+    }
+
+    /// Answers what is malformed or too large, at once or behind its data block.
+    fn refuse(&mut self, refusal: &Refusal, context: &mut Context) {
+        if refusal.swallow.is_some() || refusal.error == Error::BadChunk {
+            context.count(Counter::CmdSet, 1);
+        }
+        let mut reply = Reply::Refused(refusal.error);
+        if let Some(key) = refusal.stale
+            && let Err(error) = context.drop_stale(key)
+        {
+            reply = Reply::ServerError(error.to_string());
+        }
+        match refusal.swallow {
+            Some(left) => {
+                let reply = (!refusal.noreply).then_some(reply);
+                self.swallow = Some(Swallow { left, reply });
+            }
+            None => reply.write_to(&mut self.output),
+        }
+    }
+
+    /// Answers as many keys as there is room for; `line` ends with them. Returns how many
+    /// bytes of it are done with.
+    fn get(
+        &mut self,
+        retrieval: Retrieval,
+        keys: Words,
+        line: &[u8],
+        context: &mut Context,
+    ) -> usize {
+        let Some(keys) = context.get(retrieval, keys, &mut self.output) else {
+            return line.len();
+        };
+        let left = keys.0.len() + end_len(line);
+        self.paused = Some((retrieval, left));
+        line.len() - left
+    }
+
+    /// Lets the replies leave, as far as the socket takes them.
+    pub fn flush(&mut self, now: Instant, context: &mut Context) -> io::Result<()> {
+        if self.output.is_empty() {
+            return Ok(());
+        }
+        match (&self.stream).write(&self.output[self.sent..]) {
+            Ok(count) => {
+                context.count(Counter::BytesWritten, count as u64);
+                self.sent += count;
+                self.since = now;
+                if self.sent == self.output.len() {
+                    self.sent = 0;
+                    context.recycle(std::mem::take(&mut self.output));
+                }
+                Ok(())
+            }
+            Err(error) if is_transient(&error) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// V1: puts one line in the place of replies that are not known to hold, after
+    /// which the connection is closed.
+    pub fn fail(&mut self, error: &dyn std::fmt::Display) {
+        self.output.clear();
+        Reply::ServerError(error.to_string()).write_to(&mut self.output);
+        self.closing = true;
+    }
+
+    /// Closes the connection, without the replies of requests that were cut short.
+    pub fn abandon(&mut self) {
+        self.output.clear();
+        self.closing = true;
+    }
+}
+
+/// A read or write that found nothing to do, or that a signal ended.
+fn is_transient(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}
+
+/// How many bytes the end of a line has.
+fn end_len(line: &[u8]) -> usize {
+    if line.ends_with(b"\r\n") { 2 } else { 1 }
+}
+
+/// What `-vv` says of a request: its line, how it was answered, how long it took.
+fn trace(request: &[u8], reply: &[u8], took: Duration) {
+    let first_line = |bytes: &[u8]| {
+        let line = bytes.split(|byte| b"\r\n".contains(byte)).next();
+        let line = line.unwrap_or_default();
+        line[..line.len().min(80)].escape_ascii().to_string()
+    };
+    let (request, len, took) = (first_line(request), reply.len(), took.as_micros());
+    let reply = first_line(reply);
+    say(&format!(
+        "SERVER: '{request}' answered \"{reply}\", {len} bytes, in {took} us"
+    ));
+}

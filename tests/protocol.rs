@@ -1,0 +1,1179 @@
+//! The protocol as a function of bytes: what `protocol.rs` and `reply.rs` promise of
+//! every input, checked against requests that a seeded generator makes up, and the
+//! edges of each rule as tables. What a real client sees is in tests/wire.
+//!
+//! A failure says its seed: `Random(seed)` makes the same bytes again.
+
+mod common;
+
+use common::TempDir;
+use common::disk::{Call, Faulty, How};
+use memcached_lite::connection::{Connection, READ_LIMIT, Stream};
+use memcached_lite::log::SyncMode;
+use memcached_lite::protocol::{self, BlockEnd, Limits, Message, Parsed};
+use memcached_lite::protocol::{Refusal, Request, Retrieval, Topic, Verb};
+use memcached_lite::reply::{self, Error, Reply, ValueLine};
+use memcached_lite::service::{Context, OUTPUT_LIMIT, Service};
+use memcached_lite::stats::Counters;
+use memcached_lite::store::{Options, Store};
+use memcached_lite::words::Words;
+use std::io::{ErrorKind, Read, Write};
+use std::net::Shutdown;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Instant;
+
+/// Small, so that what is too large is soon sent.
+const LIMITS: Limits = Limits { key_size: 250, max_value: 4000, max_item_size: 4096 };
+
+/// The longest line, without its end, and the longest of the get family.
+const LINE: usize = 2048;
+const KEYS_LINE: usize = 4096;
+
+/// Numbers that look random, and are the same for the same seed: splitmix64.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        mixed ^ (mixed >> 31)
+    }
+
+    /// A number below `limit`.
+    fn below(&mut self, limit: usize) -> usize {
+        (self.next() % limit as u64) as usize
+    }
+
+    /// True once in `count` times.
+    fn once_in(&mut self, count: usize) -> bool {
+        self.below(count) == 0
+    }
+
+    fn pick<T: Copy>(&mut self, choice: &[T]) -> T {
+        choice[self.below(choice.len())]
+    }
+
+    /// A number of 64 bits that is often small or at the very end.
+    fn number(&mut self) -> u64 {
+        match self.below(4) {
+            0 => self.next(),
+            1 => u64::MAX - self.below(3) as u64,
+            _ => self.below(300) as u64,
+        }
+    }
+
+    fn bytes(&mut self, len: usize) -> Vec<u8> {
+        (0..len).map(|_| self.next() as u8).collect()
+    }
+
+    /// A key that is good: any byte but those that end words and lines, and NUL.
+    fn key(&mut self) -> Vec<u8> {
+        let len = self.pick(&[1, 2, 10, 249, 250]);
+        let mut key = self.bytes(len);
+        key.iter_mut().filter(|byte| b"\0\n ".contains(byte)).for_each(|b| *b = b'k');
+        key
+    }
+
+    fn value(&mut self) -> Vec<u8> {
+        match self.below(6) {
+            0 => Vec::new(),
+            1 => b"get a\r\nset a 0 0 1\r\nx\r\n".to_vec(),
+            2 => b"\r\n".repeat(self.below(5)),
+            3 => b"17".to_vec(),
+            _ => {
+                let len = self.below(200);
+                self.bytes(len)
+            }
+        }
+    }
+}
+
+/// A request of any kind, well-formed or not, as one might send it.
+fn request(random: &mut Random) -> Vec<u8> {
+    match random.below(12) {
+        0..=3 => store_request(random),
+        4..=6 => {
+            let long = [b'l'; 251];
+            let keys: [&[u8]; 9] =
+                [b"a", b"b", b"c", b"d", b"e", b"a\tb", b"\xff\r", b"nul\0", &long];
+            let mut words: Vec<&[u8]> = vec![random.pick(&[b"get", b"gets"])];
+            if random.once_in(3) {
+                words = vec![b"gat", random.pick(&[b"0", b"50", b"-1", b"x"])];
+            }
+            for _ in 0..random.below(6) {
+                let good = if random.once_in(6) { keys.len() } else { 5 };
+                words.push(random.pick(&keys[..good]));
+            }
+            line(random, &words)
+        }
+        7 => {
+            let names: [&[u8]; 4] = [b"incr", b"decr", b"touch", b"delete"];
+            let words = [random.pick(&names), key(random), number(random)];
+            some_of(random, &words)
+        }
+        8 => {
+            let name: &[u8] = random.pick(&[b"flush_all", b"verbosity"]);
+            let number = number(random);
+            some_of(random, &[name, number])
+        }
+        9 => {
+            // Without a topic, the answer has the time in it.
+            let topics: [&[u8]; 4] = [b"settings", b"reset", b"items", b"unheard-of"];
+            let topic = random.pick(&topics);
+            line(random, &[b"stats", topic])
+        }
+        10 => line(random, &[b"version"]),
+        _ => {
+            let odd: [&[u8]; 8] =
+                [b"", b"g", b"GET a", b"\tget a", b"\0", b"get\ta", b"\r", b"noreply"];
+            let odd = random.pick(&odd);
+            line(random, &[odd])
+        }
+    }
+}
+
+fn store_request(random: &mut Random) -> Vec<u8> {
+    let verbs: [&[u8]; 7] =
+        [b"set", b"set", b"add", b"replace", b"append", b"prepend", b"cas"];
+    let verb = random.pick(&verbs);
+    let mut value = random.value();
+    if random.once_in(12) {
+        // Too large, and full of what must not be run.
+        value = b"get a\r\n".repeat(LIMITS.max_value / 7 + 1 + random.below(50));
+    }
+    let mut length = value.len();
+    match random.below(20) {
+        0 => length += 1 + random.below(3),
+        1 => length = length.saturating_sub(1 + random.below(3)),
+        _ => {}
+    }
+    let length = match random.once_in(20) {
+        true => {
+            random.pick(&["-1", "x", "2147483646", "4294967296", "1x", "+1"]).into()
+        }
+        false => length.to_string(),
+    };
+    let zero: &[u8] = b"0";
+    let flags = if random.once_in(10) { number(random) } else { zero };
+    let exptime = if random.once_in(10) { number(random) } else { zero };
+    let mut words = vec![verb, key(random), flags, exptime, length.as_bytes()];
+    if verb == b"cas" {
+        words.push(number(random));
+    }
+    let mut request = some_of(random, &words);
+    // A block whose length nobody knows would be run line by line.
+    if length.bytes().all(|byte| byte.is_ascii_digit()) {
+        request.extend(value);
+        let ends: [&[u8]; 6] = [b"\r\n", b"\r\n", b"\r\n", b"\n", b"\n", b"..\r\n"];
+        request.extend(random.pick(&ends));
+    }
+    request
+}
+
+fn key(random: &mut Random) -> &'static [u8] {
+    match random.below(20) {
+        0 => &[b'l'; 251],
+        1 => &[b'm'; 250],
+        2 => b"nul\0",
+        3 => b"noreply",
+        _ => random.pick(&[b"a", b"b", b"c", b"d", b"e"]),
+    }
+}
+
+fn number(random: &mut Random) -> &'static [u8] {
+    random.pick(&[
+        b"0",
+        b"1",
+        b"70",
+        b"4294967295",
+        b"4294967296",
+        b"18446744073709551615",
+        b"18446744073709551616",
+        b"-1",
+        b"-",
+        b"+1",
+        b"1x",
+    ])
+}
+
+/// A line of these words, now and then without the last, and with `noreply`.
+fn some_of(random: &mut Random, words: &[&[u8]]) -> Vec<u8> {
+    let mut words = words.to_vec();
+    if random.once_in(10) {
+        words.pop();
+    }
+    if random.once_in(4) {
+        words.push(b"noreply");
+    }
+    line(random, &words)
+}
+
+/// A line of these words, with blanks and an end as they come.
+fn line(random: &mut Random, words: &[&[u8]]) -> Vec<u8> {
+    let mut line = Vec::new();
+    for (index, word) in words.iter().enumerate() {
+        let blanks = if random.once_in(10) { 2 } else { 1 };
+        line.extend(vec![b' '; if index == 0 { 0 } else { blanks }]);
+        line.extend(*word);
+    }
+    line.extend(vec![b' '; if random.once_in(10) { 2 } else { 0 }]);
+    line.extend(if random.once_in(4) { &b"\n"[..] } else { b"\r\n" });
+    line
+}
+
+/// Some hundred requests, and one of the ways in which a stream can end.
+fn stream(random: &mut Random) -> Vec<u8> {
+    let mut stream = b"version\r\n".to_vec();
+    (0..300).for_each(|_| stream.extend(request(random)));
+    // Whatever came last, from here on the lines are ours again.
+    stream.extend(b"\r\n".repeat(3));
+    match random.below(5) {
+        0 => stream.extend(b"set a 0 0 9\r\nhalf"),
+        1 => stream.extend(b"quit\r\nget a\r\n"),
+        2 => stream.extend(b"GET / HTTP/1.1\r\nHost: here\r\n\r\nget a\r\n"),
+        3 => stream.extend([b'x'; LINE + 1]),
+        _ => {}
+    }
+    stream
+}
+
+/// What was found in a stream, and after how many of its bytes.
+type Found = Vec<(usize, String)>;
+
+/// Parses `stream` as it arrives in `pieces`. The form that is compared is `Debug`'s,
+/// which shows the request and all numbers. A patient reader believes what `parse`
+/// says it needs; one that is not looks again after each piece.
+fn read(stream: &[u8], pieces: &mut dyn FnMut() -> usize, patient: bool) -> Found {
+    let mut found = Found::new();
+    let (mut head, mut arrived, mut needed) = (0, 0, 0);
+    let mut line_open = false;
+    let mut swallow = None;
+    while arrived < stream.len() {
+        arrived = stream.len().min(arrived + pieces());
+        loop {
+            let input = &stream[head..arrived];
+            let line_ended = line_open && input.contains(&b'\n');
+            if patient && input.len() < needed && !line_ended {
+                break;
+            }
+            let (used, text, swallow_next) = match swallow {
+                None => match protocol::parse(input, &LIMITS) {
+                    // P3
+                    Parsed::Unended(longest) => {
+                        assert!(!input.contains(&b'\n'));
+                        (needed, line_open) = (longest + 1, true);
+                        break;
+                    }
+                    Parsed::Incomplete(count) => {
+                        needed = count;
+                        break;
+                    }
+                    Parsed::Message(message) => {
+                        (message.used, format!("{message:?}"), None)
+                    }
+                    Parsed::Refused(refusal) => {
+                        (refusal.used, format!("{refusal:?}"), refusal.swallow)
+                    }
+                    Parsed::Hangup => {
+                        found.push((arrived, "hang up".into()));
+                        return found;
+                    }
+                },
+                Some(length) => match protocol::block_end(input, length) {
+                    BlockEnd::Incomplete(count) => {
+                        needed = count;
+                        break;
+                    }
+                    BlockEnd::Found(end) => (end, "a swallowed block".into(), None),
+                    BlockEnd::Missing(end) => (end, "a bad block".into(), None),
+                },
+            };
+            assert!((1..=input.len()).contains(&used), "{used} used of {input:?}");
+            swallow = swallow_next;
+            head += used;
+            (needed, line_open) = (0, false);
+            found.push((arrived, text));
+        }
+        let there = arrived - head;
+        assert!(needed > there, "{needed} bytes are needed, {there} are there");
+    }
+    found
+}
+
+fn without_places(found: Found) -> Vec<String> {
+    found.into_iter().map(|(_, text)| text).collect()
+}
+
+/// Like `assert_eq`, but shows the first difference alone.
+fn assert_same<T: PartialEq + std::fmt::Debug>(left: &[T], right: &[T], what: &str) {
+    let same = left.iter().zip(right).take_while(|(left, right)| left == right).count();
+    let (left, right) = (left.get(same), right.get(same));
+    assert_eq!(left, right, "{what}: they differ at {same}");
+}
+
+#[test]
+fn a_stream_means_the_same_however_it_is_cut() {
+    // P1, and P2: what is swallowed is swallowed in every case.
+    for seed in 0..12 {
+        let random = &mut Random(seed);
+        let stream = stream(random);
+        let whole = without_places(read(&stream, &mut || stream.len(), false));
+        assert!(whole.len() > 250, "seed {seed}: only {} requests", whole.len());
+        let bytewise = without_places(read(&stream, &mut || 1, false));
+        assert_same(&whole, &bytewise, &format!("seed {seed}, byte by byte"));
+        for most in [3, 30, 300, 3000] {
+            let cut = read(&stream, &mut || 1 + random.below(most), true);
+            let what = format!("seed {seed}, in pieces of at most {most}");
+            assert_same(&whole, &without_places(cut), &what);
+        }
+    }
+}
+
+#[test]
+fn what_is_needed_is_never_more_than_what_is_really_needed() {
+    // P3: whoever waits for that many bytes misses nothing, and waits for nothing.
+    for seed in 100..112 {
+        let stream = stream(&mut Random(seed));
+        let eager = read(&stream, &mut || 1, false);
+        let patient = read(&stream, &mut || 1, true);
+        assert_same(&eager, &patient, &format!("seed {seed}"));
+    }
+}
+
+const NOW: u64 = 1_700_000_000;
+
+/// A service over a fresh store, as a server makes it.
+fn service(directory: &TempDir, max_item_size: usize) -> Arc<Service> {
+    let sync = SyncMode::EverySecond;
+    let options = Options { max_item_size, sync, ..Options::default() };
+    let (store, _) = Store::open(directory.path(), &options, NOW).unwrap();
+    service_over(store, max_item_size)
+}
+
+fn service_over(store: Store, max_item_size: usize) -> Arc<Service> {
+    Arc::new(Service {
+        limits: Limits {
+            key_size: store.key_size(),
+            max_value: store.max_value(),
+            max_item_size,
+        },
+        store,
+        verbosity: 0,
+        settings: vec![("maxbytes", "0".into())],
+        conn_limit: 1,
+        counters: vec![Counters::default()],
+        connections: AtomicU64::new(1),
+        accepted: AtomicU64::new(1),
+        rejected: AtomicU64::new(0),
+        started: Instant::now(),
+    })
+}
+
+/// What a connection answers to `stream`, which arrives in `pieces`. The client takes
+/// at most `taken` bytes at a time.
+fn answers(
+    stream: &[u8],
+    max_item_size: usize,
+    pieces: &mut dyn FnMut() -> usize,
+    taken: usize,
+) -> Vec<u8> {
+    let directory = TempDir::new();
+    let mut context = Context::new(service(&directory, max_item_size), 0);
+    context.session.now = NOW;
+    let (near, mut far) = UnixStream::pair().unwrap();
+    near.set_nonblocking(true).unwrap();
+    far.set_nonblocking(true).unwrap();
+    let near = Stream::from(OwnedFd::from(near));
+    let (now, mut buffer) = (Instant::now(), vec![0; READ_LIMIT]);
+    let mut connection = Connection::new(near, now);
+    let (mut sent, mut answers, mut taken) = (0, Vec::new(), vec![0; taken]);
+    let mut idle = 0;
+    while !connection.is_finished() {
+        idle += 1;
+        assert!(idle < 100, "stuck after {} bytes of answers", answers.len());
+        if sent < stream.len() {
+            let end = stream.len().min(sent + pieces());
+            // Where there is no room, the connection has to read first.
+            if let Ok(count) = far.write(&stream[sent..end]) {
+                sent += count;
+                idle = 0;
+            }
+            if sent == stream.len() {
+                far.shutdown(Shutdown::Write).unwrap();
+            }
+        }
+        // A worker's tick.
+        if connection.can_resume() {
+            connection.resume(now, &mut context);
+        } else if !connection.has_output() {
+            connection.receive(&mut buffer, now, &mut context).unwrap();
+        }
+        context.session.depends_on = connection.depends_on;
+        context.service.store.commit(&context.session).unwrap();
+        connection.depends_on = 0;
+        connection.flush(now, &mut context).unwrap();
+        match far.read(&mut taken) {
+            Ok(count) => {
+                answers.extend_from_slice(&taken[..count]);
+                idle = 0;
+            }
+            Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
+        }
+    }
+    drop(connection);
+    far.set_nonblocking(false).unwrap();
+    // Closed with bytes unread, a socket says so after the last answer.
+    if let Err(error) = far.read_to_end(&mut answers) {
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    }
+    answers
+}
+
+#[test]
+fn a_stream_is_answered_the_same_however_it_is_cut() {
+    // P1: uniques are positions in the log, so that even they are the same.
+    for seed in 200..206 {
+        let random = &mut Random(seed);
+        let stream = stream(random);
+        let size = LIMITS.max_item_size;
+        let whole = answers(&stream, size, &mut || stream.len(), READ_LIMIT);
+        assert!(whole.len() > 3000, "seed {seed}: only {} bytes", whole.len());
+        let bytewise = answers(&stream, size, &mut || 1, READ_LIMIT);
+        assert_same(&whole, &bytewise, &format!("seed {seed}, byte by byte"));
+        for most in [5, 50, 500, 5000] {
+            let cut = answers(&stream, size, &mut || 1 + random.below(most), 100);
+            let what = format!("seed {seed}, in pieces of at most {most}");
+            assert_same(&whole, &cut, &what);
+        }
+    }
+}
+
+#[test]
+fn an_answer_waits_for_no_byte_behind_its_request() {
+    let long = "x".repeat(LIMITS.max_item_size);
+    let cases = [
+        ("set a 0 0 2\r\nab\r\n", "STORED"),
+        ("set a 0 0 2\nab\n", "STORED"),
+        ("set a 0 0 2\r\nabcd", "CLIENT_ERROR bad data chunk"),
+        ("set a 0 0 0\r\n\n", "STORED"),
+        ("set a x 0 2\r\nab\r\n", "CLIENT_ERROR bad command line format"),
+        ("set a x 0 2\r\nab\n", "CLIENT_ERROR bad command line format"),
+        ("set a x 0 2\r\nabcd", "CLIENT_ERROR bad command line format"),
+        ("set a x 0 0\r\n\n", "CLIENT_ERROR bad command line format"),
+        ("set a 0 0 4096\nLONG\r\n", "SERVER_ERROR object too large for cache"),
+        ("set a 0 0 4096 noreply\nLONG\r\ndelete a\n", "NOT_FOUND"),
+        ("set a x 0 2 noreply\nab\ndelete a\n", "NOT_FOUND"),
+        ("set a 0 0 2 noreply\nabcddelete a\n", "NOT_FOUND"),
+        ("get a\n", "END"),
+        ("\n", "CLIENT_ERROR bad command line format"),
+    ];
+    for (request, answer) in cases {
+        let sent = request.replace("LONG", &long);
+        for most in [1, 2, 7, sent.len()] {
+            let size = LIMITS.max_item_size;
+            let answers = answers(sent.as_bytes(), size, &mut || most, 100);
+            let expected = format!("{answer}\r\n");
+            assert_eq!(String::from_utf8_lossy(&answers), expected, "{request:?}");
+        }
+    }
+}
+
+#[test]
+fn a_get_that_pauses_between_its_keys_answers_all_of_them() {
+    let value = vec![b'v'; OUTPUT_LIMIT / 3];
+    let mut stream = format!("set a 7 0 {}\r\n", value.len()).into_bytes();
+    stream.extend(&value);
+    stream.extend(b"\r\nget a b a a  a miss a a a a\nversion\r\ngets\nget a\r\n");
+    let mut expected = b"STORED\r\n".to_vec();
+    (0..8).for_each(|_| reply::write_value(&mut expected, b"a", 7, None, &value));
+    let (version, error) = (reply::VERSION, Error::BadFormat);
+    expected.extend(format!("END\r\nVERSION {version}\r\n{error}\r\n").as_bytes());
+    reply::write_value(&mut expected, b"a", 7, None, &value);
+    expected.extend(b"END\r\n");
+    for (piece, taken) in [(1 << 20, 1 << 20), (1000, 1 << 20), (1 << 20, 2000)] {
+        let answers = answers(&stream, 1 << 20, &mut || piece, taken);
+        assert_same(&expected, &answers, &format!("pieces {piece}, taken {taken}"));
+    }
+}
+
+/// The request that `bytes`, all of them, are.
+fn parse_whole<'a>(bytes: &'a [u8], limits: &Limits) -> (Request<'a>, bool) {
+    match protocol::parse(bytes, limits) {
+        Parsed::Message(Message { request, noreply, used }) => {
+            assert_eq!(used, bytes.len(), "of {}", bytes.escape_ascii());
+            (request, noreply)
+        }
+        other => panic!("{}: {other:?}", bytes.escape_ascii()),
+    }
+}
+
+#[test]
+fn every_request_that_is_written_is_read_back() {
+    for seed in 0..20_000 {
+        let random = &mut Random(seed);
+        let (key, value, noreply) = (random.key(), random.value(), random.once_in(2));
+        let exptime = random.number() as i64;
+        let verbs = [
+            (Verb::Set, "set"),
+            (Verb::Add, "add"),
+            (Verb::Replace, "replace"),
+            (Verb::Append, "append"),
+            (Verb::Prepend, "prepend"),
+            (Verb::Cas, "cas"),
+        ];
+        let (verb, name) = random.pick(&verbs);
+        assert_eq!((verb.name(), Verb::named(name.as_bytes())), (name, Some(verb)));
+        let topics = [Topic::General, Topic::Settings, Topic::Reset, Topic::Nothing];
+        let request = match random.below(9) {
+            0 | 1 => Request::Store {
+                verb,
+                key: &key,
+                flags: random.number() as u32,
+                exptime,
+                unique: if verb == Verb::Cas { random.number() } else { 0 },
+                value: &value,
+            },
+            2 => Request::Delete(&key),
+            3 => {
+                let (up, delta) = (random.once_in(2), random.number());
+                Request::Count { up, key: &key, delta }
+            }
+            4 => Request::Touch { key: &key, exptime },
+            5 => Request::FlushAll { delay: exptime },
+            6 => Request::Stats(random.pick(&topics)),
+            7 => random.pick(&[&Request::Version, &Request::Quit]).clone(),
+            _ => Request::Verbosity,
+        };
+        let can_be_quiet =
+            !matches!(request, Request::Stats(_) | Request::Version | Request::Quit);
+        let noreply = noreply && can_be_quiet;
+        let mut bytes = Vec::new();
+        request.write_to(&mut bytes, noreply);
+        let read = parse_whole(&bytes, &LIMITS);
+        assert_eq!(read, (request, noreply), "seed {seed}");
+    }
+}
+
+#[test]
+fn every_get_that_is_written_is_read_back() {
+    for seed in 0..5000 {
+        let random = &mut Random(seed);
+        let keys: Vec<_> = (0..1 + random.below(9)).map(|_| random.key()).collect();
+        let joined = keys.join(&b"  "[..]);
+        let exptime = random.once_in(2).then(|| random.number() as i64);
+        let retrieval = Retrieval { unique: random.once_in(2), exptime };
+        let mut bytes = Vec::new();
+        Request::Get(retrieval, Words(&joined)).write_to(&mut bytes, false);
+        match parse_whole(&bytes, &LIMITS) {
+            (Request::Get(read, words), false) => {
+                assert_eq!(read, retrieval, "seed {seed}");
+                assert!(words.eq(keys.iter().map(|key| &key[..])), "seed {seed}");
+            }
+            other => panic!("seed {seed}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn every_reply_that_is_written_is_read_back() {
+    let fixed = [
+        (Reply::Stored, "STORED"),
+        (Reply::NotStored, "NOT_STORED"),
+        (Reply::Exists, "EXISTS"),
+        (Reply::NotFound, "NOT_FOUND"),
+        (Reply::Deleted, "DELETED"),
+        (Reply::Touched, "TOUCHED"),
+        (Reply::Ok, "OK"),
+        (Reply::Reset, "RESET"),
+        (Reply::End, "END"),
+        (Reply::Version("1.6.0".into()), "VERSION 1.6.0"),
+        (Reply::ServerError("no room".into()), "SERVER_ERROR no room"),
+        (Reply::Number(0), "0"),
+        (Reply::Number(u64::MAX), "18446744073709551615"),
+    ];
+    for (reply, line) in fixed {
+        let mut bytes = Vec::new();
+        reply.write_to(&mut bytes);
+        assert_eq!(bytes, format!("{line}\r\n").as_bytes());
+        assert_eq!(Reply::parse(line.as_bytes()), Some(reply));
+    }
+    assert_eq!(Reply::parse(b"17  "), Some(Reply::Number(17)), "a shorter number");
+    let none =
+        ["", " ", "STORED ", "stored", "+1", "-1", "18446744073709551616", "1 2"];
+    for line in none {
+        assert_eq!(Reply::parse(line.as_bytes()), None, "{line:?}");
+    }
+    for error in [Error::Unknown, Error::BadFormat, Error::BadChunk, Error::NotNumeric]
+    {
+        let mut bytes = Vec::new();
+        Reply::Refused(error).write_to(&mut bytes);
+        assert_eq!(bytes, format!("{error}\r\n").as_bytes());
+        assert_eq!(Reply::parse(error.to_string().as_bytes()), None);
+    }
+}
+
+#[test]
+fn every_value_that_is_written_is_read_back() {
+    for seed in 0..5000 {
+        let random = &mut Random(seed);
+        let (key, value) = (random.key(), random.value());
+        let flags = random.number() as u32;
+        let unique = random.once_in(2).then(|| random.number());
+        let mut bytes = Vec::new();
+        reply::write_value(&mut bytes, &key, flags, unique, &value);
+        let end = bytes.iter().position(|&byte| byte == b'\n').unwrap();
+        let block = &bytes[end + 1..];
+        let line = ValueLine::parse(&bytes[..end - 1]);
+        let length = value.len();
+        let expected = ValueLine { key: &key, flags, length, unique };
+        assert_eq!(line, Some(expected), "seed {seed}");
+        assert_eq!(block.strip_suffix(b"\r\n"), Some(&value[..]), "seed {seed}");
+    }
+    for line in ["VALUE", "VALUE ", "VALUE k", "VALUE k 0", "VALUE k 4294967296 1"] {
+        assert_eq!(ValueLine::parse(line.as_bytes()), None, "{line:?}");
+    }
+}
+
+/// How `input` is refused: the error, and what is to be swallowed.
+fn refusal(input: &[u8]) -> (Error, Option<usize>) {
+    match protocol::parse(input, &LIMITS) {
+        Parsed::Refused(Refusal { error, swallow, .. }) => (error, swallow),
+        other => panic!("{}: {other:?}", input.escape_ascii()),
+    }
+}
+
+#[test]
+fn a_length_that_can_not_be_has_no_block() {
+    let lengths = [
+        "-1",
+        "-0",
+        "+1",
+        "1x",
+        "x",
+        "0x10",
+        "1.0",
+        "2147483646",
+        "2147483647",
+        "2147483648",
+        "4294967295",
+        "4294967296",
+        "9223372036854775808",
+        "18446744073709551615",
+        "18446744073709551616",
+        "99999999999999999999999999999999",
+    ];
+    for length in lengths {
+        for verb in ["set", "add", "replace", "append", "prepend", "cas"] {
+            for rest in ["", " 1", " noreply", " 1 noreply"] {
+                let line = format!("{verb} k 0 0 {length}{rest}\r\nget k\r\n");
+                let parsed = protocol::parse(line.as_bytes(), &LIMITS);
+                let Parsed::Refused(refusal) = parsed else { panic!("{line:?}") };
+                let expected = Refusal {
+                    error: Error::BadFormat,
+                    // Answered even so: nobody knows where the next line begins.
+                    noreply: false,
+                    used: line.len() - "get k\r\n".len(),
+                    swallow: None,
+                    stale: None,
+                };
+                assert_eq!(refusal, expected, "{line:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_longest_length_is_only_a_number() {
+    // P4: it is believed, and nothing is there.
+    let longest = protocol::MAX_LENGTH as usize;
+    assert_eq!(longest, 2_147_483_645);
+    let limits = Limits { key_size: 250, max_value: 1 << 40, max_item_size: 1 << 40 };
+    let line = b"set k 0 0 2147483645\r\n";
+    let needed = line.len() + longest + 1;
+    assert_eq!(protocol::parse(line, &limits), Parsed::Incomplete(needed));
+    // P2: where it is too large, all of it is swallowed.
+    assert_eq!(refusal(line), (Error::TooLarge, Some(longest)));
+    assert_eq!(protocol::block_end(b"", longest), BlockEnd::Incomplete(longest + 1));
+}
+
+#[test]
+fn key_and_value_together_fit_an_item() {
+    let body = [b'x'; 4100];
+    let cases =
+        [(1, 4000, true), (1, 4001, false), (96, 4000, true), (97, 4000, false)];
+    for (key_len, length, fits) in cases {
+        let key = "k".repeat(key_len);
+        for verb in ["set", "add", "append"] {
+            let mut input = format!("{verb} {key} 0 0 {length}\r\n").into_bytes();
+            let line = input.len();
+            input.extend(&body[..length]);
+            input.extend(b"\r\n");
+            let parsed = protocol::parse(&input, &LIMITS);
+            if fits {
+                assert!(matches!(parsed, Parsed::Message(_)), "{verb} {length}");
+                continue;
+            }
+            let expected = Refusal {
+                error: Error::TooLarge,
+                noreply: false,
+                used: line,
+                swallow: Some(length),
+                stale: (verb == "set").then_some(key.as_bytes()),
+            };
+            assert_eq!(parsed, Parsed::Refused(expected), "{verb} {length}");
+        }
+    }
+}
+
+#[test]
+fn too_few_words_are_refused_and_nothing_more_is_used() {
+    let lines = [
+        ("get k", 2),
+        ("gets k", 2),
+        ("gat 0 k", 3),
+        ("gats 0 k", 3),
+        ("set k 0 0 1", 5),
+        ("add k 0 0 1", 5),
+        ("replace k 0 0 1", 5),
+        ("append k 0 0 1", 5),
+        ("prepend k 0 0 1", 5),
+        ("cas k 0 0 1 1", 6),
+        ("delete k", 2),
+        ("incr k 1", 3),
+        ("decr k 1", 3),
+        ("touch k 0", 3),
+        ("verbosity 1", 2),
+    ];
+    for (line, enough) in lines {
+        let words: Vec<&str> = line.split(' ').collect();
+        assert_eq!(words.len(), enough);
+        let whole = format!("{line}\r\nx\r\n");
+        let parsed = protocol::parse(whole.as_bytes(), &LIMITS);
+        assert!(matches!(parsed, Parsed::Message(_)), "{whole:?}");
+        for count in 1..enough {
+            for end in ["\r\n", "\n", "  \r\n"] {
+                let input = words[..count].join(" ") + end;
+                // What follows is a line of its own.
+                let parsed = format!("{input}x\r\n");
+                let expected = Refusal {
+                    error: Error::BadFormat,
+                    noreply: false,
+                    used: input.len(),
+                    swallow: None,
+                    stale: None,
+                };
+                let parsed = protocol::parse(parsed.as_bytes(), &LIMITS);
+                assert_eq!(parsed, Parsed::Refused(expected), "{input:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_key_has_any_byte_but_blank_line_end_and_nul() {
+    for byte in 0..=255 {
+        let key = [b'k', byte, b'y'];
+        let get = [b"get ", &key[..], b"\r\n"].concat();
+        let set = [b"set ", &key[..], b" 0 0 1\r\nx\r\n"].concat();
+        match byte {
+            0 => {
+                assert_eq!(refusal(&get), (Error::BadFormat, None));
+                // P2
+                assert_eq!(refusal(&set), (Error::BadFormat, Some(1)));
+            }
+            b'\n' => {
+                let (request, _) = parse_whole(&get[..6], &LIMITS);
+                let Request::Get(_, mut keys) = request else { panic!() };
+                assert_eq!(keys.next(), Some(&b"k"[..]));
+                assert_eq!(refusal(&set), (Error::BadFormat, None));
+            }
+            b' ' => {
+                let (request, _) = parse_whole(&get, &LIMITS);
+                let Request::Get(_, keys) = request else { panic!() };
+                assert!(keys.eq([b"k", b"y"]));
+                // The words are one too many, and `y` is no number.
+                assert_eq!(refusal(&set), (Error::BadFormat, Some(0)));
+            }
+            _ => {
+                let (request, _) = parse_whole(&get, &LIMITS);
+                let Request::Get(_, keys) = request else { panic!() };
+                assert!(keys.eq([key]), "byte {byte}");
+                let (request, _) = parse_whole(&set, &LIMITS);
+                let Request::Store { key: read, .. } = request else { panic!() };
+                assert_eq!(read, key, "byte {byte}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_key_is_as_long_as_is_allowed_and_no_longer() {
+    let longest = "k".repeat(LIMITS.key_size);
+    let commands =
+        ["get K", "gets a b K c", "gat 0 K", "delete K", "incr K 1", "touch K 0"];
+    for command in commands {
+        let fits = command.replace('K', &longest) + "\r\n";
+        parse_whole(fits.as_bytes(), &LIMITS);
+        let too_long = command.replace('K', &(longest.clone() + "k")) + "\r\n";
+        assert_eq!(refusal(too_long.as_bytes()), (Error::BadFormat, None), "{command}");
+    }
+    // P2
+    let too_long = format!("set {longest}k 0 0 7\r\nget a\r\n\r\n");
+    assert_eq!(refusal(too_long.as_bytes()), (Error::BadFormat, Some(7)));
+}
+
+#[test]
+fn a_bad_number_in_a_line_with_a_length_leaves_the_block_swallowed() {
+    // P2
+    let flags = ["-1", "4294967296", "+1", "1x", "x", "-"];
+    let exptimes =
+        ["9223372036854775808", "-9223372036854775809", "+1", "1.5", "-", "x"];
+    let uniques = ["-1", "18446744073709551616", "+1", "x", "1.0"];
+    let mut lines = Vec::new();
+    lines.extend(flags.map(|flags| format!("cas k {flags} 0 5 1")));
+    lines.extend(exptimes.map(|exptime| format!("cas k 0 {exptime} 5 1")));
+    lines.extend(uniques.map(|unique| format!("cas k 0 0 5 {unique}")));
+    for line in lines {
+        for (rest, noreply) in [("", false), (" noreply", true), (" noreply x", false)]
+        {
+            let line = format!("{line}{rest}\r\n");
+            let expected = Refusal {
+                error: Error::BadFormat,
+                noreply,
+                used: line.len(),
+                swallow: Some(5),
+                stale: None,
+            };
+            let parsed = protocol::parse(line.as_bytes(), &LIMITS);
+            assert_eq!(parsed, Parsed::Refused(expected), "{line:?}");
+        }
+    }
+}
+
+#[test]
+fn numbers_reach_as_far_as_their_bits() {
+    let stored = |line: &str| match parse_whole(line.as_bytes(), &LIMITS).0 {
+        Request::Store { flags, exptime, unique, .. } => (flags, exptime, unique),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(stored("cas k 0 0 0 0\r\n\r\n"), (0, 0, 0));
+    assert_eq!(stored("cas k 007 -0 00 01\r\n\r\n"), (7, 0, 1));
+    assert_eq!(
+        stored("cas k 4294967295 9223372036854775807 0 18446744073709551615\r\n\r\n"),
+        (u32::MAX, i64::MAX, u64::MAX)
+    );
+    assert_eq!(stored("cas k 1 -9223372036854775808 0 1\r\n\r\n"), (1, i64::MIN, 1));
+
+    let delta = |line: &str| match parse_whole(line.as_bytes(), &LIMITS).0 {
+        Request::Count { up, delta, .. } => (up, delta),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(delta("incr k 0\n"), (true, 0));
+    assert_eq!(delta("decr k 18446744073709551615\n"), (false, u64::MAX));
+
+    let refused = [
+        ("incr k 18446744073709551616\n", Error::InvalidDelta),
+        ("decr k -1\n", Error::InvalidDelta),
+        ("incr k noreply\n", Error::InvalidDelta),
+        ("touch k x\n", Error::InvalidExptime),
+        ("touch k 9223372036854775808\n", Error::InvalidExptime),
+        ("gat x k\n", Error::InvalidExptime),
+        ("gats +1 k\n", Error::InvalidExptime),
+        ("flush_all x\n", Error::InvalidExptime),
+        ("verbosity x\n", Error::BadFormat),
+        ("stats nothing-we-know\n", Error::Unknown),
+        ("delete k 1\n", Error::DeleteUsage),
+        ("delete k 0 0\n", Error::DeleteUsage),
+        ("delete k 0 noreply x\n", Error::DeleteUsage),
+        ("delete k noreply 0\n", Error::DeleteUsage),
+    ];
+    for (line, error) in refused {
+        assert_eq!(refusal(line.as_bytes()), (error, None), "{line:?}");
+    }
+}
+
+#[test]
+fn noreply_counts_as_the_last_word_only_and_never_as_a_key() {
+    let cases = [
+        ("set k 0 0 0 noreply\n\n", true),
+        ("set k 0 0 0 what ever noreply\n\n", true),
+        ("set k 0 0 0 noreply what ever\n\n", false),
+        ("set k 0 0 0 NOREPLY\n\n", false),
+        ("set noreply 0 0 0\n\n", false),
+        ("cas k 0 0 0 1 noreply  \n\n", true),
+        ("delete noreply\n", false),
+        ("delete noreply noreply\n", true),
+        ("delete k 0 noreply\n", true),
+        ("incr noreply 1\n", false),
+        ("decr k 1 noreply\n", true),
+        ("touch k 1 x noreply\n", true),
+        ("flush_all noreply\n", true),
+        ("flush_all 5 noreply\n", true),
+        ("verbosity noreply\n", true),
+        ("get k noreply\n", false),
+        ("version noreply\n", false),
+        ("quit noreply\n", false),
+    ];
+    for (line, expected) in cases {
+        let (_, noreply) = parse_whole(line.as_bytes(), &LIMITS);
+        assert_eq!(noreply, expected, "{line:?}");
+    }
+}
+
+#[test]
+fn a_block_ends_where_its_length_says() {
+    let cases: [(&[u8], BlockEnd); 12] = [
+        (b"", BlockEnd::Incomplete(3)),
+        (b"a", BlockEnd::Incomplete(3)),
+        (b"\r\n", BlockEnd::Incomplete(3)),
+        (b"ab\n", BlockEnd::Found(3)),
+        (b"ab\nget", BlockEnd::Found(3)),
+        (b"\r\n\n", BlockEnd::Found(3)),
+        (b"ab\r", BlockEnd::Incomplete(4)),
+        (b"abc", BlockEnd::Incomplete(4)),
+        (b"ab\r\n", BlockEnd::Found(4)),
+        (b"abc\n", BlockEnd::Missing(4)),
+        (b"ab\rc", BlockEnd::Missing(4)),
+        (b"abcdefg", BlockEnd::Missing(4)),
+    ];
+    for (bytes, end) in cases {
+        assert_eq!(protocol::block_end(bytes, 2), end, "{}", bytes.escape_ascii());
+        let input = [b"set k 0 0 2\r\n", bytes].concat();
+        let line = input.len() - bytes.len();
+        match (protocol::parse(&input, &LIMITS), end) {
+            (Parsed::Incomplete(needed), BlockEnd::Incomplete(count)) => {
+                assert_eq!(needed, line + count);
+            }
+            (Parsed::Message(message), BlockEnd::Found(end)) => {
+                assert_eq!(message.used, line + end);
+            }
+            (Parsed::Refused(refusal), BlockEnd::Missing(end)) => {
+                assert_eq!((refusal.error, refusal.swallow), (Error::BadChunk, None));
+                assert_eq!(refusal.used, line + end);
+            }
+            (parsed, end) => panic!("{parsed:?}, {end:?}"),
+        }
+    }
+}
+
+/// `start`, filled up with x to `len` bytes.
+fn filled(start: &str, len: usize) -> Vec<u8> {
+    let mut line = start.as_bytes().to_vec();
+    line.resize(len, b'x');
+    line
+}
+
+#[test]
+fn a_line_may_be_as_long_as_its_limit_and_one_byte_more_hangs_up() {
+    let long_keys = Limits { key_size: 3000, ..LIMITS };
+    let many_keys = [("get ", KEYS_LINE), ("gets ", KEYS_LINE), ("gat ", KEYS_LINE)];
+    let others = ["", "set ", "get", "gats", "GET ", " get ", "touch ", "g"];
+    let mut cases: Vec<_> = others.map(|start| (start, LINE, LIMITS)).to_vec();
+    cases.extend(many_keys.map(|(start, limit)| (start, limit, LIMITS)));
+    cases.push(("gats ", KEYS_LINE, LIMITS));
+    cases.push(("", 3256, long_keys));
+    cases.push(("get ", KEYS_LINE, long_keys));
+    cases.push(("get ", LINE, Limits { max_item_size: 1024, ..LIMITS }));
+    for (start, limit, limits) in cases {
+        let parse = |line: &[u8]| match protocol::parse(line, &limits) {
+            Parsed::Unended(longest) => Err(longest),
+            Parsed::Incomplete(needed) => panic!("a block of {needed}"),
+            Parsed::Hangup => Ok(0),
+            Parsed::Refused(refusal) => Ok(refusal.used),
+            Parsed::Message(message) => Ok(message.used),
+        };
+        // P3
+        assert_eq!(parse(&filled(start, limit - 1)), Err(limit), "{start:?}");
+        assert_eq!(parse(&filled(start, limit)), Err(limit), "{start:?}");
+        assert_eq!(parse(&filled(start, limit + 1)), Ok(0), "{start:?}");
+        let mut line = filled(start, limit);
+        line.push(b'\n');
+        assert_eq!(parse(&line), Ok(limit + 1), "{start:?}");
+        // P1: too long is too long, also when its end is there already.
+        let mut line = filled(start, limit + 1);
+        line.push(b'\n');
+        assert_eq!(parse(&line), Ok(0), "{start:?}");
+    }
+}
+
+#[test]
+fn what_is_not_our_protocol_is_an_error_or_a_hang_up() {
+    for line in ["GET / HTTP/1.1\r\n", "POST /a b HTTP/2\n", "PRI * HTTP/2.0\r\n"] {
+        assert_eq!(
+            protocol::parse(line.as_bytes(), &LIMITS),
+            Parsed::Hangup,
+            "{line:?}"
+        );
+    }
+    parse_whole(b"get / HTTP/1.1\r\n", &LIMITS);
+    let refused = [
+        ("GET / HTTP/1.1 x\r\n", Error::Unknown),
+        ("HTTP/1.1\r\n", Error::Unknown),
+        ("Host: here\r\n", Error::Unknown),
+        ("get\ta\r\n", Error::Unknown),
+        ("\tget a\r\n", Error::Unknown),
+        ("get\0 a\r\n", Error::Unknown),
+        ("\0\0\n", Error::Unknown),
+        ("mn\r\n", Error::Unknown),
+        ("Get a\r\n", Error::Unknown),
+        ("gett a\r\n", Error::Unknown),
+        ("\0\n", Error::BadFormat),
+        ("g\r\n", Error::BadFormat),
+        ("\r\n", Error::BadFormat),
+        ("\n", Error::BadFormat),
+        ("   \r\n", Error::BadFormat),
+        ("\r\r\n", Error::BadFormat),
+        ("\u{80}\n", Error::Unknown),
+    ];
+    for (line, error) in refused {
+        assert_eq!(refusal(line.as_bytes()), (error, None), "{line:?}");
+    }
+    parse_whole(b"  get a\n", &LIMITS);
+}
+
+/// Parses `input` to its end; all that is asked is that there is one.
+fn consume(mut input: &[u8]) {
+    let mut swallow = None;
+    while !input.is_empty() {
+        let used = match swallow.take() {
+            Some(length) => match protocol::block_end(input, length) {
+                BlockEnd::Incomplete(needed) => {
+                    assert!(needed > input.len());
+                    return;
+                }
+                BlockEnd::Found(end) | BlockEnd::Missing(end) => end,
+            },
+            None => match protocol::parse(input, &LIMITS) {
+                Parsed::Unended(needed) | Parsed::Incomplete(needed) => {
+                    assert!(needed >= input.len());
+                    return;
+                }
+                Parsed::Message(message) => message.used,
+                Parsed::Refused(refusal) => {
+                    swallow = refusal.swallow;
+                    refusal.used
+                }
+                Parsed::Hangup => return,
+            },
+        };
+        assert!((1..=input.len()).contains(&used));
+        input = &input[used..];
+    }
+}
+
+#[test]
+fn no_bytes_make_the_parser_panic_or_stand_still() {
+    for seed in 0..100_000 {
+        let random = &mut Random(seed);
+        let mut input = match random.below(4) {
+            0 => {
+                let len = random.below(60);
+                random.bytes(len)
+            }
+            1 => {
+                // Only bytes that mean something.
+                let len = random.below(60);
+                let alphabet = b" \r\n019-getscad\0";
+                (0..len).map(|_| random.pick(alphabet)).collect()
+            }
+            _ => [request(random), request(random)].concat(),
+        };
+        for _ in 0..random.below(4) {
+            if input.is_empty() {
+                break;
+            }
+            let at = random.below(input.len());
+            match random.below(4) {
+                0 => input[at] = random.pick(b" \r\n0-\0"),
+                1 => input[at] = random.next() as u8,
+                2 => drop(input.remove(at)),
+                _ => input.truncate(at),
+            }
+        }
+        let shown = input.clone();
+        let result = std::panic::catch_unwind(|| consume(&input));
+        assert!(result.is_ok(), "seed {seed}: {}", shown.escape_ascii());
+    }
+}
+
+/// A connection that has read `stream`, once, and its other end.
+fn after_one_read(context: &mut Context, stream: &[u8]) -> (Connection, UnixStream) {
+    context.session.now = NOW;
+    let (near, mut far) = UnixStream::pair().unwrap();
+    far.write_all(stream).unwrap();
+    let mut connection = Connection::new(OwnedFd::from(near).into(), Instant::now());
+    let mut buffer = vec![0; READ_LIMIT];
+    connection.receive(&mut buffer, Instant::now(), context).unwrap();
+    (connection, far)
+}
+
+#[test]
+fn requests_that_move_much_let_the_neighbours_have_their_turn() {
+    // A touch is a few bytes on the wire and, here, a megabyte in the log.
+    let directory = TempDir::new();
+    let mut context = Context::new(service(&directory, 2 << 20), 0);
+    context.session.now = NOW;
+    let value = vec![b'v'; 1 << 20];
+    let Context { service, session, .. } = &mut context;
+    service.store.set(session, b"big", 0, 0, &value).unwrap();
+    let touches = b"touch big 0 noreply\r\n".repeat(100);
+    let (mut connection, _far) = after_one_read(&mut context, &touches);
+    let mut turns = 1;
+    while connection.can_resume() {
+        assert!(context.session.moved < 8 << 20, "{} bytes", context.session.moved);
+        connection.resume(Instant::now(), &mut context);
+        turns += 1;
+    }
+    assert!(turns > 20, "{turns} turns");
+    assert_eq!(service_touches(&context), 100);
+}
+
+fn service_touches(context: &Context) -> u64 {
+    let totals = memcached_lite::stats::totals(&context.service.counters);
+    let names = memcached_lite::stats::NAMES;
+    totals[names.iter().position(|name| *name == "cmd_touch").unwrap()]
+}
+
+#[test]
+fn a_value_that_is_too_large_is_answered_once_also_on_a_full_disk() {
+    let directory = TempDir::new();
+    let disk = Faulty::new(directory.path());
+    let sync = SyncMode::EverySecond;
+    let options = Options { max_item_size: 4096, sync, ..Options::default() };
+    let (store, _) = disk.open(&options, NOW).unwrap();
+    let mut context = Context::new(service_over(store, 4096), 0);
+    context.session.now = NOW;
+    let Context { service, session, .. } = &mut context;
+    service.store.set(session, b"k", 0, 0, b"old").unwrap();
+    disk.fail(&[Call::Write], 0, How::Always);
+    service.store.commit(session).unwrap_err();
+    let body = "x".repeat(5000);
+    let stream = format!("set k 0 0 5000\r\n{body}\r\nversion\r\n");
+    let (mut connection, far) = after_one_read(&mut context, stream.as_bytes());
+    connection.flush(Instant::now(), &mut context).unwrap();
+    drop(connection);
+    let answers = std::io::read_to_string(far).unwrap();
+    let lines: Vec<_> = answers.lines().collect();
+    assert_eq!(lines.len(), 2, "{answers}");
+    assert!(lines[0].starts_with("SERVER_ERROR writing data failed"), "{answers}");
+    assert!(lines[1].starts_with("VERSION "), "{answers}");
+}
+
+#[test]
+fn a_get_stops_between_its_keys_when_the_output_is_full() {
+    // V2
+    let directory = TempDir::new();
+    let mut context = Context::new(service(&directory, 1 << 20), 0);
+    context.session.now = NOW;
+    let Context { service, session, .. } = &mut context;
+    service.store.set(session, b"k", 0, 0, &[b'v'; 100_000]).unwrap();
+    let retrieval = Retrieval { unique: false, exptime: None };
+    let mut out = Vec::new();
+    let left = context.get(retrieval, Words(b"k k k k k"), &mut out);
+    assert_eq!(left.map(|keys| keys.count()), Some(2));
+    assert!((OUTPUT_LIMIT..OUTPUT_LIMIT + 110_000).contains(&out.len()));
+}
