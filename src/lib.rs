@@ -56,22 +56,27 @@
 //! Imports point up this table, or to a neighbour in the same row. The chapters in `docs/` explain each part and
 //! number its invariants; code and tests cite the numbers.
 
+pub mod args;
+pub mod client;
 pub mod commands;
 pub mod compact;
 pub mod connection;
 pub mod crc;
 pub mod disk;
+pub mod driver;
 mod index;
 pub mod listener;
 pub mod log;
 pub mod os;
 mod pool;
+pub mod programs;
 pub mod protocol;
 pub mod record;
 pub mod replay;
 pub mod reply;
 pub mod server;
 pub mod service;
+pub mod shell;
 pub mod stats;
 pub mod store;
 pub mod walk;

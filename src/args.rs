@@ -1,0 +1,425 @@
+//! The options of the three programs, parsed in one place.
+//!
+//! Each program has a table: an option's names, its value's name, what it is for. The
+//! table is what is parsed by, and what `--help` prints. `--name VALUE`,
+//! `--name=VALUE`, `-n VALUE` and `-nVALUE` are the same; options end at the first
+//! word that is none, or at `--`.
+
+use crate::client;
+use crate::log::SyncMode;
+use crate::record::{IntOrder, MAX_VALUE};
+use crate::server;
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// Exit code for a command line that makes no sense.
+pub const EXIT_USAGE: u8 = 2;
+
+/// An option of a program.
+pub struct Spec {
+    /// The long name, without its dashes.
+    pub long: &'static str,
+    /// The short name.
+    pub short: Option<char>,
+    /// What the value is called; empty if there is none.
+    pub value: &'static str,
+    /// What it is for.
+    pub help: &'static str,
+}
+
+const fn spec(
+    long: &'static str,
+    short: Option<char>,
+    value: &'static str,
+    help: &'static str,
+) -> Spec {
+    Spec { long, short, value, help }
+}
+
+const HELP: Spec = spec("help", Some('h'), "", "print this and exit");
+const VERSION: Spec = spec("version", Some('V'), "", "print the version and exit");
+
+/// The options of `server`.
+pub const SERVER: &[Spec] = &[
+    spec("listen", Some('l'), "ADDR", "address to listen on [127.0.0.1, SERVER_HOST]"),
+    spec("port", Some('p'), "NUM", "port, 0 for any that is free [11211, SERVER_PORT]"),
+    spec("unix-socket", Some('s'), "PATH", "listen on this socket, not on a port"),
+    spec("data", None, "DIR", "the data directory, made if there is none [./data]"),
+    spec("key-size", None, "BYTES", "longest key, 1 to 65535, for new data [250]"),
+    spec("int-size", None, "BYTES", "width of a value's size, 1 to 8, likewise [4]"),
+    spec("int-order", None, "ORDER", "big or little, likewise [big]"),
+    spec("sync", None, "MODE", "a reply waits for the disk: always, or every-second"),
+    spec("threads", Some('t'), "NUM", "workers [the number of cores]"),
+    spec("conn-limit", Some('c'), "NUM", "connections served at once [1024]"),
+    spec("backlog", None, "NUM", "connections that wait for a free place [0]"),
+    spec("max-item-size", Some('I'), "BYTES", "of key and value, 1k to 1g [1m]"),
+    spec("idle-timeout", None, "SECS", "close connections idle for so long [0, never]"),
+    spec(
+        "request-timeout",
+        None,
+        "SECS",
+        "close those stuck in a request [120]; 0, never",
+    ),
+    spec(
+        "idle-exit",
+        None,
+        "SECS",
+        "exit when nobody was connected so long [0, never]",
+    ),
+    spec("verbose", Some('v'), "", "tell of connections; -vv: of each request"),
+    HELP,
+    VERSION,
+];
+
+/// The options of `client`.
+pub const CLIENT: &[Spec] = &[
+    spec("host", None, "ADDR", "where the server is [127.0.0.1, SERVER_HOST]"),
+    spec("port", Some('p'), "NUM", "its port [11211, SERVER_PORT]"),
+    spec("timeout", None, "SECS", "how long to wait for it [10]"),
+    spec("retry", None, "SECS", "between attempts to connect [5]"),
+    spec("key-size", None, "BYTES", "longest key that is sent [250]"),
+    spec("flags", None, "NUM", "flags of a value that is stored [0]"),
+    spec("exptime", None, "SECS", "life of a value that is stored [0, for ever]"),
+    spec("quote", None, "", "print each reply as one line in quotes, escaped"),
+    spec("verbose", Some('v'), "", "tell how long each command took"),
+    HELP,
+    VERSION,
+];
+
+/// The options of `driver`.
+pub const DRIVER: &[Spec] = &[
+    spec("test", None, "NUM", "run this scenario"),
+    spec("all", None, "", "run all of them"),
+    spec("list", None, "", "list them"),
+    HELP,
+    VERSION,
+];
+
+/// A command line, taken apart.
+#[derive(Debug)]
+pub struct Args {
+    program: &'static str,
+    values: HashMap<&'static str, String>,
+    /// How often `-v` was given.
+    pub verbosity: u8,
+    /// What stands behind the options: bytes, as keys and values may have any.
+    pub words: Vec<OsString>,
+}
+
+/// What a command line asks for.
+pub enum Parsed {
+    /// To run.
+    Run(Args),
+    /// To print this and exit: `--help`, `--version`.
+    Print(String),
+}
+
+/// Takes a command line apart. The error is one line.
+pub fn parse(
+    program: &'static str,
+    usage: &str,
+    specs: &'static [Spec],
+    args: impl IntoIterator<Item = OsString>,
+) -> Result<Parsed, String> {
+    let mut parsed =
+        Args { program, values: HashMap::new(), verbosity: 0, words: Vec::new() };
+    let mut args = args.into_iter();
+    while let Some(word) = args.next() {
+        if word == "--" {
+            break;
+        }
+        let Some(arg) = option(&word)? else {
+            parsed.words.push(word);
+            break;
+        };
+        let (name, mut value) = if let Some(long) = arg.strip_prefix("--") {
+            match long.split_once('=') {
+                Some((name, value)) => (name, Some(value.to_owned())),
+                None => (long, None),
+            }
+        } else {
+            let short = &arg[1..];
+            let end = short.chars().next().map_or(0, char::len_utf8);
+            let (name, value) = short.split_at(end);
+            (name, (!value.is_empty()).then(|| value.to_owned()))
+        };
+        let is_long = arg.starts_with("--");
+        let found = specs.iter().find(|spec| match is_long {
+            true => spec.long == name,
+            false => spec.short.is_some_and(|short| name.starts_with(short)),
+        });
+        let Some(spec) = found else {
+            return Err(format!("unknown option {arg}; see {program} --help"));
+        };
+        match spec.long {
+            "help" => return Ok(Parsed::Print(help(usage, specs))),
+            "version" => {
+                return Ok(Parsed::Print(
+                    concat!("memcached-lite ", env!("CARGO_PKG_VERSION")).to_owned(),
+                ));
+            }
+            // Also -vv.
+            "verbose"
+                if value.as_deref().is_none_or(|v| v.chars().all(|c| c == 'v')) =>
+            {
+                let more = value.map_or(0, |v| v.len().min(9) as u8);
+                parsed.verbosity = parsed.verbosity.saturating_add(1 + more);
+                continue;
+            }
+            _ => {}
+        }
+        if spec.value.is_empty() {
+            if value.is_some() {
+                return Err(format!("--{} takes no value: {arg}", spec.long));
+            }
+            value = Some(String::new());
+        }
+        let value = match value {
+            Some(value) => value,
+            None => match args.next() {
+                Some(word) => text(&word)?.to_owned(),
+                None => {
+                    let Spec { long, value, .. } = spec;
+                    return Err(format!("--{long} needs a value: {value}"));
+                }
+            },
+        };
+        parsed.values.insert(spec.long, value);
+    }
+    parsed.words.extend(args);
+    Ok(Parsed::Run(parsed))
+}
+
+/// The text of a word that is an option, `None` of one that is not.
+fn option(word: &OsStr) -> Result<Option<&str>, String> {
+    if word == "-" || !word.as_encoded_bytes().starts_with(b"-") {
+        return Ok(None);
+    }
+    text(word).map(Some)
+}
+
+fn text(word: &OsStr) -> Result<&str, String> {
+    word.to_str().ok_or_else(|| format!("{} is not text", word.display()))
+}
+
+fn help(usage: &str, specs: &[Spec]) -> String {
+    let mut text = format!("usage: {usage}\n\n");
+    for spec in specs {
+        let short = spec.short.map_or("   ".into(), |short| format!("-{short},"));
+        let names = format!("{short} --{} {}", spec.long, spec.value);
+        text += &format!("  {names:<30} {}\n", spec.help);
+    }
+    text.trim_end().to_owned()
+}
+
+impl Args {
+    /// Whether the option was given.
+    pub fn has(&self, name: &str) -> bool {
+        self.values.contains_key(name)
+    }
+
+    /// The option's value, if it was given.
+    pub fn text(&self, name: &str) -> Option<&str> {
+        self.values.get(name).map(String::as_str)
+    }
+
+    /// The option's value, or that of a variable of the environment.
+    pub fn text_or_env(&self, name: &str, variable: &str) -> Option<String> {
+        self.text(name).map(str::to_owned).or_else(|| std::env::var(variable).ok())
+    }
+
+    /// The option's value as a number within `range`.
+    pub fn number<N: FromStr + PartialOrd + Display>(
+        &self,
+        name: &str,
+        range: RangeInclusive<N>,
+    ) -> Result<Option<N>, String> {
+        self.text(name).map(|text| in_range(name, text, range)).transpose()
+    }
+
+    /// The port: `--port`, or SERVER_PORT in the environment.
+    pub fn port(&self, least: u16) -> Result<Option<u16>, String> {
+        let text = self.text_or_env("port", "SERVER_PORT");
+        text.map(|text| in_range("port", &text, least..=u16::MAX)).transpose()
+    }
+
+    /// The option's value in seconds, which may have a fraction.
+    pub fn seconds(&self, name: &str) -> Result<Option<Duration>, String> {
+        // A bound that keeps deadlines within what the clock can show.
+        let seconds = self.number(name, 0.0..=1e9)?;
+        Ok(seconds.map(Duration::from_secs_f64))
+    }
+
+    /// An error if words stand behind the options.
+    pub fn no_words(&self) -> Result<(), String> {
+        match self.words.first() {
+            None => Ok(()),
+            Some(word) => {
+                let word = word.display();
+                Err(format!("{word} is no option; see {} --help", self.program))
+            }
+        }
+    }
+}
+
+fn in_range<N: FromStr + PartialOrd + Display>(
+    name: &str,
+    text: &str,
+    range: RangeInclusive<N>,
+) -> Result<N, String> {
+    match text.parse() {
+        Ok(number) if range.contains(&number) => Ok(number),
+        _ => {
+            let (least, most) = (range.start(), range.end());
+            Err(format!("--{name} takes a number from {least} to {most}, not {text}"))
+        }
+    }
+}
+
+/// A size in bytes, with `k`, `m` or `g` behind it for its multiples.
+fn size(name: &str, text: &str) -> Result<usize, String> {
+    let lower = text.to_ascii_lowercase();
+    let (digits, unit) = match lower.char_indices().last() {
+        Some((at, 'k')) => (&lower[..at], 1 << 10),
+        Some((at, 'm')) => (&lower[..at], 1 << 20),
+        Some((at, 'g')) => (&lower[..at], 1 << 30),
+        _ => (&lower[..], 1),
+    };
+    let bytes = digits.parse::<usize>().ok().and_then(|n| n.checked_mul(unit));
+    bytes
+        .filter(|bytes| (1 << 10..=MAX_VALUE).contains(bytes))
+        .ok_or_else(|| format!("--{name} takes a size from 1k to 1g, not {text}"))
+}
+
+/// The options of a server.
+pub fn server_options(args: &Args) -> Result<server::Options, String> {
+    args.no_words()?;
+    let mut options = server::Options::default();
+    if let Some(listen) = args.text_or_env("listen", "SERVER_HOST") {
+        options.listen = listen;
+    }
+    options.port = args.port(0)?.unwrap_or(options.port);
+    options.unix_socket = args.text("unix-socket").map(Into::into);
+    if let Some(data) = args.text("data") {
+        options.data = data.into();
+    }
+    let settings = &mut options.store.settings;
+    settings.key_size = args.number("key-size", 1..=u16::MAX)?;
+    settings.int_size = args.number("int-size", 1..=8)?;
+    settings.int_order = match args.text("int-order") {
+        None => None,
+        Some("big") => Some(IntOrder::Big),
+        Some("little") => Some(IntOrder::Little),
+        Some(other) => {
+            return Err(format!("--int-order is big or little, not {other}"));
+        }
+    };
+    options.store.sync = match args.text("sync") {
+        None | Some("always") => SyncMode::Always,
+        Some("every-second") => SyncMode::EverySecond,
+        Some(other) => {
+            return Err(format!("--sync is always or every-second, not {other}"));
+        }
+    };
+    if let Some(text) = args.text("max-item-size") {
+        options.store.max_item_size = size("max-item-size", text)?;
+    }
+    options.threads = args.number("threads", 1..=1024)?.unwrap_or(options.threads);
+    options.conn_limit =
+        args.number("conn-limit", 1..=1_000_000)?.unwrap_or(options.conn_limit);
+    options.backlog = args.number("backlog", 0..=1_000_000)?.unwrap_or(0);
+    // 0 switches these off.
+    let on = |time: &Duration| !time.is_zero();
+    options.idle_timeout = args.seconds("idle-timeout")?.filter(on);
+    options.idle_exit = args.seconds("idle-exit")?.filter(on);
+    if let Some(timeout) = args.seconds("request-timeout")? {
+        options.request_timeout = Some(timeout).filter(on);
+    }
+    options.verbosity = args.verbosity;
+    Ok(options)
+}
+
+/// The options of a client.
+pub fn client_options(args: &Args) -> Result<client::Options, String> {
+    let mut options = client::Options::default();
+    let host = args.text_or_env("host", "SERVER_HOST");
+    let port = args.port(1)?.unwrap_or(11211);
+    options.address = format!("{}:{port}", host.as_deref().unwrap_or("127.0.0.1"));
+    options.timeout = args.seconds("timeout")?.unwrap_or(options.timeout);
+    options.retry = args.seconds("retry")?.unwrap_or(options.retry);
+    if options.timeout.is_zero() {
+        return Err("--timeout takes more than 0 seconds".into());
+    }
+    options.key_size = args.number("key-size", 1..=65535)?.unwrap_or(options.key_size);
+    Ok(options)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(line: &str) -> Result<Args, String> {
+        let words = line.split_whitespace().map(OsString::from);
+        match parse("server", "server", SERVER, words)? {
+            Parsed::Run(args) => Ok(args),
+            Parsed::Print(text) => Err(text),
+        }
+    }
+
+    fn options(line: &str) -> Result<server::Options, String> {
+        server_options(&args(line)?)
+    }
+
+    #[test]
+    fn all_forms_of_an_option_are_the_same() {
+        for line in ["--port 7", "--port=7", "-p 7", "-p7"] {
+            assert_eq!(options(line).unwrap().port, 7, "{line}");
+        }
+        for line in ["-vv", "-v -v", "--verbose --verbose"] {
+            assert_eq!(options(line).unwrap().verbosity, 2, "{line}");
+        }
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        let size = |line| options(line).unwrap().store.max_item_size;
+        assert_eq!(size("-I 2048"), 2048);
+        assert_eq!(size("-I 2k"), 2048);
+        assert_eq!(size("-I 5M"), 5 << 20);
+        assert_eq!(size("-I 1g"), 1 << 30);
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_what_would_be_right() {
+        for (line, error) in [
+            ("--prot 7", "unknown option --prot; see server --help"),
+            ("-p", "--port needs a value: NUM"),
+            ("-p 65536", "--port takes a number from 0 to 65535, not 65536"),
+            ("-p x", "--port takes a number from 0 to 65535, not x"),
+            ("--key-size 0", "--key-size takes a number from 1 to 65535, not 0"),
+            ("--int-size 9", "--int-size takes a number from 1 to 8, not 9"),
+            ("--int-order up", "--int-order is big or little, not up"),
+            ("--sync no", "--sync is always or every-second, not no"),
+            ("-I 2g", "--max-item-size takes a size from 1k to 1g, not 2g"),
+            ("-I é", "--max-item-size takes a size from 1k to 1g, not é"),
+            ("--help=7 x", ""),
+            ("extra", "extra is no option; see server --help"),
+        ] {
+            if !error.is_empty() {
+                assert_eq!(options(line).unwrap_err(), error, "{line}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_help_names_every_option() {
+        let help = args("--help").unwrap_err();
+        for spec in SERVER {
+            assert!(help.contains(&format!("--{} {}", spec.long, spec.value)));
+        }
+    }
+}

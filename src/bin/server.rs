@@ -1,0 +1,7 @@
+//! The server: see `server --help` and `docs/server.md`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    memcached_lite::programs::server(std::env::args_os().skip(1))
+}

@@ -1,0 +1,120 @@
+//! The three programs, as functions of their arguments: what the binaries are, and
+//! what the driver starts itself as.
+
+use crate::args::{self, Args, Parsed, Spec};
+use crate::driver;
+use crate::protocol::Verb;
+use crate::say;
+use crate::server::{Server, StartError};
+use crate::shell::{self, Shell};
+use std::ffi::OsString;
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStringExt;
+use std::process::ExitCode;
+
+/// What the three have in common: exits with 2 for usage, and with 1 if it can't run.
+fn program(
+    name: &'static str,
+    usage: &str,
+    specs: &'static [Spec],
+    args: impl IntoIterator<Item = OsString>,
+    run: impl FnOnce(Args) -> Result<ExitCode, StartError>,
+) -> ExitCode {
+    let result = match args::parse(name, usage, specs, args) {
+        Ok(Parsed::Run(args)) => run(args),
+        Ok(Parsed::Print(text)) => {
+            say(&text);
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(error) => Err(StartError::Usage(error)),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("{name}: {error}");
+        match error {
+            StartError::Usage(_) => ExitCode::from(args::EXIT_USAGE),
+            StartError::Failed(_) => ExitCode::FAILURE,
+        }
+    })
+}
+
+/// `server`: exits with 0 after `--idle-exit`.
+pub fn server(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    program("server", "server [OPTION]...", args::SERVER, args, |args| {
+        let options = args::server_options(&args).map_err(StartError::Usage)?;
+        let server = Server::bind(options)?;
+        say(&format!("Server: Listening on {}...", server.address()));
+        server.run().map_err(|error| StartError::Failed(error.to_string()))?;
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+/// `client`: exits with what [`shell::Outcome`] says.
+pub fn client(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let usage = format!("client [OPTION]... [COMMAND]\n\n{}", shell::COMMANDS);
+    program("client", &usage, args::CLIENT, args, |args| {
+        let mut shell = make_shell(&args).map_err(StartError::Usage)?;
+        let mut words: Vec<_> =
+            args.words.into_iter().map(OsString::into_vec).collect();
+        if let [verb, _, .., value] = &mut words[..]
+            && Verb::named(verb).is_some()
+            && value == b"-"
+        {
+            value.clear();
+            io::stdin().read_to_end(value).map_err(|error| {
+                StartError::Usage(format!("can't read the value: {error}"))
+            })?;
+        }
+        let outcome = match words.is_empty() {
+            true => shell.run_script(io::stdin().lock()),
+            false => shell.run(&words),
+        };
+        Ok(ExitCode::from(outcome as u8))
+    })
+}
+
+fn make_shell(args: &Args) -> Result<Shell<io::Stdout>, String> {
+    Ok(Shell {
+        options: args::client_options(args)?,
+        flags: args.number("flags", 0..=u32::MAX)?.unwrap_or(0),
+        exptime: args.number("exptime", i64::MIN..=i64::MAX)?.unwrap_or(0),
+        quote: args.has("quote"),
+        timed: args.verbosity > 0,
+        out: io::stdout(),
+        client: None,
+    })
+}
+
+/// `driver`: exits with 0 if all was as it should be, else 1.
+pub fn driver(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let mut args = args.into_iter().peekable();
+    // What it starts itself as.
+    match args.peek() {
+        Some(word) if word == "server" => return server(args.skip(1)),
+        Some(word) if word == "client" => return client(args.skip(1)),
+        _ => {}
+    }
+    let usage = "driver --list | --test NUM | --all";
+    program("driver", usage, args::DRIVER, args, |args| {
+        if args.has("list") {
+            for scenario in &driver::SCENARIOS {
+                say(&format!("{:>3}  {}", scenario.number, scenario.title));
+            }
+            return Ok(ExitCode::SUCCESS);
+        }
+        let scenarios = chosen_scenarios(&args).map_err(StartError::Usage)?;
+        // All are played, also after one that fails.
+        let failed = scenarios.iter().filter(|scenario| !driver::run(scenario)).count();
+        Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    })
+}
+
+fn chosen_scenarios(args: &Args) -> Result<&'static [driver::Scenario], String> {
+    args.no_words()?;
+    let all = &driver::SCENARIOS;
+    if args.has("all") {
+        return Ok(all);
+    }
+    let number = args.number("test", 1..=all.len())?;
+    let number = number.ok_or("what is to be run? --test NUM, --all, or --list")?;
+    Ok(&all[number - 1..number])
+}

@@ -1,0 +1,522 @@
+//! The three programs as one types them: what they print, their exit codes, and that
+//! a mistake is answered with one clear line and changes nothing.
+
+mod common;
+
+use assert_cmd::Command;
+use common::disk::files;
+use common::{REPLY_TIMEOUT, Server, TempDir};
+use memcached_lite::client::{Client, Options};
+use std::ffi::OsStr;
+use std::fs;
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::ffi::OsStrExt;
+use std::process::Output;
+use std::time::{Duration, Instant};
+
+/// A program of ours, without what the environment says of servers.
+fn program(name: &str) -> Command {
+    let path = match name {
+        "server" => env!("CARGO_BIN_EXE_server"),
+        "client" => env!("CARGO_BIN_EXE_client"),
+        _ => env!("CARGO_BIN_EXE_driver"),
+    };
+    let mut command = Command::new(path);
+    command.env_remove("SERVER_HOST").env_remove("SERVER_PORT");
+    command.timeout(REPLY_TIMEOUT);
+    command
+}
+
+/// Runs a program with these arguments.
+fn run(name: &str, args: &[&str]) -> Output {
+    program(name).args(args).output().expect("it runs")
+}
+
+/// Checks that a program has printed nothing but one line of complaint, and returns
+/// it without its beginning, `server: `.
+#[track_caller]
+fn complaint(name: &str, output: &Output, code: i32) -> String {
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(code), "{stderr}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    let line =
+        stderr.strip_prefix(&format!("{name}: ")).and_then(|s| s.strip_suffix('\n'));
+    line.unwrap_or_else(|| panic!("{stderr}")).to_owned()
+}
+
+/// Runs `client` against this server; its output and its exit code.
+fn ask(server: &Server, args: &[&str]) -> (String, i32) {
+    let port = server.addr.port().to_string();
+    let output = run("client", &[&["--port", &port], args].concat());
+    let text = [output.stdout, output.stderr].concat();
+    let code = output.status.code().expect("a code");
+    (String::from_utf8(text).expect("text"), code)
+}
+
+/// A port on which nobody listens.
+fn vacant_port() -> String {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind");
+    listener.local_addr().expect("address").port().to_string()
+}
+
+#[test]
+fn help_and_version_go_to_standard_output() {
+    for (name, usage) in [
+        ("server", "usage: server [OPTION]..."),
+        ("client", "usage: client [OPTION]... [COMMAND]"),
+        ("driver", "usage: driver "),
+    ] {
+        for args in [&["--help"][..], &["-h"], &["--help", "--nonsense"]] {
+            let output = run(name, args);
+            let text = String::from_utf8(output.stdout).expect("text");
+            assert!(text.starts_with(usage), "{text}");
+            assert!(text.contains("--help") && text.contains("--version"), "{text}");
+            assert!(text.lines().all(|line| line.len() <= 88), "{text}");
+            assert_eq!((output.status.code(), &output.stderr[..]), (Some(0), &b""[..]));
+        }
+        for arg in ["--version", "-V"] {
+            let output = run(name, &[arg]);
+            let text = String::from_utf8(output.stdout).expect("text");
+            assert_eq!(
+                text,
+                concat!("memcached-lite ", env!("CARGO_PKG_VERSION"), "\n")
+            );
+            assert_eq!(output.status.code(), Some(0));
+        }
+    }
+}
+
+#[test]
+fn a_command_line_that_makes_no_sense_is_refused_in_one_line() {
+    let directory = TempDir::new();
+    let data = directory.path().join("data");
+    let data = data.to_str().expect("UTF-8");
+    for (name, args, why) in [
+        ("server", "--prot 7", "unknown option --prot; see server --help"),
+        ("server", "-x", "unknown option -x; see server --help"),
+        ("server", "extra", "extra is no option; see server --help"),
+        ("server", "--port", "--port needs a value: NUM"),
+        ("server", "--port 65536", "--port takes a number from 0 to 65535, not 65536"),
+        ("server", "--port -1", "--port takes a number from 0 to 65535, not -1"),
+        ("server", "--key-size 0", "--key-size takes a number from 1 to 65535, not 0"),
+        (
+            "server",
+            "--key-size 65536",
+            "--key-size takes a number from 1 to 65535, not 65536",
+        ),
+        ("server", "--int-size 0", "--int-size takes a number from 1 to 8, not 0"),
+        ("server", "--int-size 9", "--int-size takes a number from 1 to 8, not 9"),
+        ("server", "--int-order middle", "--int-order is big or little, not middle"),
+        ("server", "--sync never", "--sync is always or every-second, not never"),
+        ("server", "-I 1023", "--max-item-size takes a size from 1k to 1g, not 1023"),
+        ("server", "-I 1025m", "--max-item-size takes a size from 1k to 1g, not 1025m"),
+        ("server", "-I 1e3", "--max-item-size takes a size from 1k to 1g, not 1e3"),
+        ("server", "-t 0", "--threads takes a number from 1 to 1024, not 0"),
+        ("server", "-c 0", "--conn-limit takes a number from 1 to 1000000, not 0"),
+        ("server", "--backlog x", "--backlog takes a number from 0 to 1000000, not x"),
+        (
+            "server",
+            "--idle-exit NaN",
+            "--idle-exit takes a number from 0 to 1000000000, not NaN",
+        ),
+        (
+            "server",
+            "--listen 0.0.0.0",
+            "--listen 0.0.0.0 can be reached from other machines",
+        ),
+        ("server", "--listen ::", "--listen :: can be reached from other machines"),
+        (
+            "server",
+            "--listen nowhere.invalid",
+            "--listen nowhere.invalid is no address",
+        ),
+        ("client", "--prot 7", "unknown option --prot; see client --help"),
+        ("client", "--port 0 version", "--port takes a number from 1 to 65535, not 0"),
+        ("client", "--timeout 0 version", "--timeout takes more than 0 seconds"),
+        (
+            "client",
+            "--key-size 0 version",
+            "--key-size takes a number from 1 to 65535, not 0",
+        ),
+        (
+            "client",
+            "--flags -1 version",
+            "--flags takes a number from 0 to 4294967295, not -1",
+        ),
+        ("client", "--quote=x version", "--quote takes no value: --quote=x"),
+        ("driver", "", "what is to be run? --test NUM, --all, or --list"),
+        ("driver", "--test 1 2", "2 is no option; see driver --help"),
+    ] {
+        let mut command = program(name);
+        if name == "server" {
+            command.args(["--data", data]);
+        }
+        let output = command.args(args.split_whitespace()).output().expect("it runs");
+        let line = complaint(name, &output, 2);
+        assert!(line.starts_with(why), "{name} {args}: {line}");
+        assert!(!directory.path().join("data").exists(), "{name} {args}");
+    }
+}
+
+#[test]
+fn what_the_environment_says_is_a_default() {
+    let output = program("server").env("SERVER_HOST", "0.0.0.0").output();
+    let line = complaint("server", &output.expect("it runs"), 2);
+    assert!(line.starts_with("--listen 0.0.0.0 can be reached"), "{line}");
+    let output = program("server").env("SERVER_PORT", "x").output();
+    let line = complaint("server", &output.expect("it runs"), 2);
+    assert_eq!(line, "--port takes a number from 0 to 65535, not x");
+
+    let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind");
+    let address = taken.local_addr().expect("address").to_string();
+    let port = address.rsplit(':').next().expect("a port");
+    let directory = TempDir::new();
+    let data = directory.path().join("data");
+    let mut server = program("server");
+    server.arg("--data").arg(&data).env("SERVER_PORT", port);
+    let output = server.output().expect("it runs");
+    assert!(complaint("server", &output, 1).contains(&address));
+
+    let server = Server::start(&[]);
+    let port = server.addr.port().to_string();
+    let mut client = program("client");
+    client.env("SERVER_HOST", "127.0.0.1").env("SERVER_PORT", port);
+    client.args(["set", "k", "x"]).assert().code(0).stdout("STORED\n");
+    // An option says more than the environment.
+    let mut client = program("client");
+    client.env("SERVER_HOST", "nowhere.invalid").env("SERVER_PORT", "1");
+    let address = ["--host", "127.0.0.1", "--port", &server.addr.port().to_string()];
+    client.args(address).args(["get", "k"]).assert().code(0).stdout("x\n");
+}
+
+#[test]
+fn a_port_in_use_is_said_and_no_directory_is_made() {
+    let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind");
+    let address = taken.local_addr().expect("address");
+    let directory = TempDir::new();
+    let data = directory.path().join("data");
+    let mut server = program("server");
+    server.args(["--port", &address.port().to_string(), "--data"]).arg(&data);
+    let line = complaint("server", &server.output().expect("it runs"), 1);
+    assert!(line.starts_with(&format!("can't listen on {address}: ")), "{line}");
+    let advice = "choose another --listen or --port; 0 is any that is free";
+    assert!(line.ends_with(advice), "{line}");
+    assert!(!data.exists());
+}
+
+#[test]
+fn a_data_directory_that_can_not_be_is_said() {
+    let directory = TempDir::new();
+    let file = directory.path().join("file");
+    fs::write(&file, "mine").expect("write");
+    let before = files(directory.path());
+    for data in [file.clone(), file.join("below"), file.join("far/below")] {
+        let mut server = program("server");
+        let output = server.args(["--port", "0", "--data"]).arg(&data).output();
+        let line = complaint("server", &output.expect("it runs"), 1);
+        let beginning = format!("can't use the data directory {}: ", data.display());
+        assert!(line.starts_with(&beginning), "{line}");
+        assert!(files(directory.path()) == before);
+    }
+}
+
+#[test]
+fn files_that_are_not_ours_are_left_alone() {
+    for bytes in [&b""[..], b"a diary", &[0; 100], &[0xFF; 100]] {
+        let directory = TempDir::new();
+        fs::write(directory.path().join("0000000001.kv"), bytes).expect("write");
+        let before = files(directory.path());
+        let mut server = program("server");
+        let output =
+            server.args(["--port", "0", "--data"]).arg(directory.path()).output();
+        let line = complaint("server", &output.expect("it runs"), 1);
+        assert!(line.contains("0000000001.kv"), "{line}");
+        assert!(files(directory.path()) == before, "no lock, and no byte changed");
+    }
+}
+
+#[test]
+fn data_keep_the_sizes_that_they_were_made_with() {
+    let directory = TempDir::new();
+    let sizes = ["--key-size", "60", "--int-size", "2", "--int-order", "little"];
+    let mut server = Server::start_on(directory.path(), &sizes);
+    ask(&server, &["set", "k", "x"]);
+    server.kill();
+    let before = files(directory.path());
+    for (option, value, says) in [
+        ("--key-size", "250", "KEY_SIZE 250"),
+        ("--int-size", "4", "INT_SIZE 4"),
+        ("--int-order", "big", "INT_ORDER big"),
+    ] {
+        let mut server = program("server");
+        server.args(["--port", "0", option, value, "--data"]).arg(directory.path());
+        let line = complaint("server", &server.output().expect("it runs"), 1);
+        let has = "KEY_SIZE 60, INT_SIZE 2, INT_ORDER little";
+        assert!(line.contains(has) && line.contains(says), "{line}");
+        assert!(files(directory.path()) == before);
+    }
+    let server = Server::start_on(directory.path(), &[]);
+    assert_eq!(ask(&server, &["get", "k"]), ("x\n".into(), 0));
+    let long = "k".repeat(61);
+    let refused = "client: CLIENT_ERROR bad command line format\n";
+    assert_eq!(ask(&server, &["get", &long]), (refused.into(), 1));
+}
+
+#[test]
+fn a_directory_in_use_is_refused_with_the_owners_process() {
+    let server = Server::start(&[]);
+    let before = files(server.data());
+    let mut second = program("server");
+    let output = second.args(["--port", "0", "--data"]).arg(server.data()).output();
+    let line = complaint("server", &output.expect("it runs"), 1);
+    assert!(line.contains(&format!("process {} is using it", server.pid())), "{line}");
+    assert!(files(server.data()) == before);
+}
+
+/// What `ulimit` has lowered, only root may raise again, unless it waives the right.
+#[cfg(target_os = "linux")]
+#[test]
+fn more_connections_than_descriptors_are_refused() {
+    let directory = TempDir::new();
+    let data = directory.path().join("data");
+    let status = fs::read_to_string("/proc/self/status").expect("status");
+    let is_root = status.lines().any(|line| line.starts_with("Uid:\t0"));
+    let mut command = Command::new(if is_root { "setpriv" } else { "env" });
+    if is_root {
+        command.arg("--bounding-set=-sys_resource");
+    }
+    command.args(["sh", "-c", "ulimit -n 300; exec \"$@\"", "sh"]);
+    command.arg(env!("CARGO_BIN_EXE_server"));
+    command.args(["--port", "0", "--conn-limit", "1000", "--data"]).arg(&data);
+    let output = command.timeout(REPLY_TIMEOUT).output().expect("it runs");
+    let line = complaint("server", &output, 1);
+    assert!(line.starts_with("--conn-limit 1000 needs "), "{line}");
+    assert!(line.contains("the system allows 300"), "{line}");
+    assert!(line.contains("lower --conn-limit"), "{line}");
+    assert!(!data.exists());
+}
+
+#[test]
+fn an_idle_exit_is_a_success_that_says_why() {
+    let directory = TempDir::new();
+    let mut server = program("server");
+    server.args(["--port", "0", "--idle-exit", "0.1", "--data"]).arg(directory.path());
+    let output = server.output().expect("it runs");
+    assert_eq!((output.status.code(), &output.stderr[..]), (Some(0), &b""[..]));
+    let text = String::from_utf8(output.stdout).expect("text");
+    let lines: Vec<_> = text.lines().collect();
+    let [listening, timeout, detached] = lines[..] else { panic!("{text}") };
+    let address = listening.strip_prefix("Server: Listening on ").expect("first");
+    let address = address.strip_suffix("...").expect("first");
+    assert!(timeout.starts_with("SERVER: Timeout reached at "), "{timeout}");
+    assert_eq!(detached, format!("Server: Detached from {address}"));
+}
+
+#[test]
+fn each_command_prints_its_reply_and_exits_with_its_outcome() {
+    let server = Server::start(&["--sync", "every-second"]);
+    for (command, output, code) in [
+        ("get k", "KEY NOT FOUND\n", 1),
+        ("gets k", "KEY NOT FOUND\n", 1),
+        ("gat 0 k", "KEY NOT FOUND\n", 1),
+        ("get k other", "KEY NOT FOUND\n", 1),
+        ("replace k x", "NOT_STORED\n", 1),
+        ("append k x", "NOT_STORED\n", 1),
+        ("prepend k x", "NOT_STORED\n", 1),
+        ("cas k 1 x", "NOT_FOUND\n", 1),
+        ("incr k 1", "NOT_FOUND\n", 1),
+        ("decr k 1", "NOT_FOUND\n", 1),
+        ("touch k 0", "NOT_FOUND\n", 1),
+        ("delete k", "NOT_FOUND\n", 1),
+        ("set k two words", "STORED\n", 0),
+        ("get k", "two words\n", 0),
+        ("add k x", "NOT_STORED\n", 1),
+        ("add other 7", "STORED\n", 0),
+        ("get other missing k", "other: 7\nk: two words\n", 0),
+        ("incr other 5", "12\n", 0),
+        ("decr other 100", "0\n", 0),
+        ("append k s", "STORED\n", 0),
+        ("prepend k in", "STORED\n", 0),
+        ("gat 100 k", "intwo wordss\n", 0),
+        ("replace k y", "STORED\n", 0),
+        ("cas k 1 x", "EXISTS\n", 1),
+        ("touch k 100", "TOUCHED\n", 0),
+        ("get k", "y\n", 0),
+        ("delete k", "DELETED\n", 0),
+        ("--exptime -1 set k x", "STORED\n", 0),
+        ("get k", "KEY NOT FOUND\n", 1),
+        ("set n -5", "STORED\n", 0),
+        ("get n", "-5\n", 0),
+        ("--quote get n", "\"-5\"\n", 0),
+        ("--quote get k", "\"KEY NOT FOUND\\r\\n\"\n", 1),
+        ("flush 100", "OK\n", 0),
+        ("get n", "-5\n", 0),
+        ("flush", "OK\n", 0),
+        ("get n", "KEY NOT FOUND\n", 1),
+        ("version", "VERSION 1.6.0\n", 0),
+    ] {
+        let words: Vec<_> = command.split(' ').collect();
+        assert_eq!(ask(&server, &words), (output.to_owned(), code), "{command}");
+    }
+    ask(&server, &["set", "k", "x"]);
+    let (line, code) = ask(&server, &["gets", "k"]);
+    let (unique, value) = line.split_once(' ').expect("a unique and a value");
+    assert_eq!((value, code), ("x\n", 0));
+    assert_eq!(ask(&server, &["cas", "k", unique, "new"]), ("STORED\n".into(), 0));
+    assert_eq!(ask(&server, &["get", "k"]), ("new\n".into(), 0));
+    let (stats, code) = ask(&server, &["stats"]);
+    assert!(stats.contains(&format!("pid {}\n", server.pid())), "{stats}");
+    assert_eq!(code, 0);
+    let (settings, _) = ask(&server, &["stats", "settings"]);
+    let port = format!("tcpport {}\n", server.addr.port());
+    assert!(settings.contains(&port), "{settings}");
+}
+
+#[test]
+fn flags_reach_the_server() {
+    let server = Server::start(&[]);
+    ask(&server, &["--flags", "4294967295", "set", "k", "x"]);
+    let address = server.addr.to_string();
+    let mut client =
+        Client::connect(&Options { address, ..Options::default() }).expect("connect");
+    let item = client.get("k").expect("get").expect("an item");
+    assert_eq!(item.flags, u32::MAX);
+}
+
+#[test]
+fn a_command_that_makes_no_sense_is_refused_without_a_server() {
+    let port = vacant_port();
+    for (command, why) in [
+        ("get", "get can't be used like that; see client --help"),
+        ("set k", "set can't be used like that; see client --help"),
+        ("cas k 1", "cas can't be used like that; see client --help"),
+        ("bogus k", "bogus can't be used like that; see client --help"),
+        ("stats items", "stats can't be used like that; see client --help"),
+        ("version 2", "version can't be used like that; see client --help"),
+        ("incr k x", "DELTA is a whole number, not x"),
+        ("incr k -1", "DELTA is a whole number, not -1"),
+        ("cas k x value", "UNIQUE is a whole number, not x"),
+        ("touch k soon", "SECS is a whole number, not soon"),
+        ("flush soon", "SECS is a whole number, not soon"),
+        ("gat soon k", "SECS is a whole number, not soon"),
+    ] {
+        let args = [&["--port", &port][..], &command.split(' ').collect::<Vec<_>>()];
+        assert_eq!(complaint("client", &run("client", &args.concat()), 2), why);
+    }
+}
+
+#[test]
+fn what_a_server_refuses_is_no_matter_of_usage() {
+    let server = Server::start(&[]);
+    ask(&server, &["set", "k", "x"]);
+    let why = "client: CLIENT_ERROR cannot increment or decrement non-numeric value\n";
+    assert_eq!(ask(&server, &["incr", "k", "1"]), (why.into(), 1));
+    let long = "k".repeat(251);
+    let why = "client: a key of 251 bytes is longer than 250, the key size\n";
+    assert_eq!(ask(&server, &["get", &long]), (why.into(), 2));
+    let why = "client: a key must have at least one byte\n";
+    assert_eq!(ask(&server, &["get", ""]), (why.into(), 2));
+    let why = "client: a key can't have the byte ' ' in it\n";
+    assert_eq!(ask(&server, &["set", "a b", "x"]), (why.into(), 2));
+}
+
+#[test]
+fn a_value_of_any_bytes_comes_from_standard_input() {
+    let server = Server::start(&["--sync", "every-second"]);
+    let port = server.addr.port().to_string();
+    let client = || {
+        let mut client = program("client");
+        client.args(["--port", &port]);
+        client
+    };
+    let every_byte: Vec<u8> = (0..=255).collect();
+    let big = every_byte.repeat(4000);
+    for value in [vec![], b"line\n".to_vec(), every_byte, big] {
+        let mut set = client();
+        set.args(["set", "k", "-"]).write_stdin(&value[..]);
+        set.assert().code(0).stdout("STORED\n");
+        let output = client().args(["get", "k"]).output().expect("it runs");
+        assert!(output.stdout == [&value[..], b"\n"].concat(), "{} bytes", value.len());
+    }
+    let mut set = client();
+    set.args(["set", "k", "-"]).write_stdin(vec![0; 2_000_000]);
+    let output = set.output().expect("it runs");
+    let line = complaint("client", &output, 1);
+    assert_eq!(line, "the server failed: object too large for cache");
+}
+
+#[test]
+fn an_argument_may_have_bytes_that_are_no_text() {
+    let server = Server::start(&[]);
+    let port = server.addr.port().to_string();
+    let mut set = program("client");
+    set.args(["--port", &port, "set", "k"]).arg(OsStr::from_bytes(b"\xFF\xFE"));
+    let output = set.output().expect("it runs");
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    assert_eq!(output.stdout, b"STORED\n");
+    let get = run("client", &["--port", &port, "get", "k"]);
+    assert_eq!(get.stdout, b"\xFF\xFE\n");
+}
+
+#[test]
+fn an_option_that_is_no_text_is_refused_in_one_line() {
+    for name in ["server", "client", "driver"] {
+        let mut command = program(name);
+        let output = command.arg(OsStr::from_bytes(b"--\xFF")).output();
+        complaint(name, &output.expect("it runs"), 2);
+    }
+}
+
+#[test]
+fn a_script_runs_to_its_end_and_exits_with_the_worst_outcome() {
+    let server = Server::start(&["--sync", "every-second"]);
+    let port = server.addr.port().to_string();
+    let script = |text: &'static str| {
+        let mut client = program("client");
+        client.args(["--port", &port]).write_stdin(text).output().expect("it runs")
+    };
+    let good = script("set k two words\r\n\n  get   k  \nincr n 1\nset n 1\nincr n 1");
+    assert_eq!(
+        String::from_utf8(good.stdout).expect("text"),
+        "STORED\ntwo words\nNOT_FOUND\nSTORED\n2\n"
+    );
+    assert_eq!(good.status.code(), Some(1));
+    // Only as an argument is this the standard input, which here is the script.
+    assert_eq!(script("set d -\nget d\n").stdout, b"STORED\n-\n");
+    let empty = script("");
+    assert_eq!((empty.status.code(), &empty.stdout[..]), (Some(0), &b""[..]));
+    let wrong = script("bogus\nget k\nget missing\n");
+    assert_eq!(wrong.stdout, b"two words\nKEY NOT FOUND\n");
+    assert_eq!(
+        String::from_utf8(wrong.stderr).expect("text"),
+        "client: bogus can't be used like that; see client --help\n"
+    );
+    assert_eq!(wrong.status.code(), Some(2));
+}
+
+#[test]
+fn without_a_server_the_client_gives_up_at_its_timeout() {
+    let port = vacant_port();
+    let options = ["--port", &port, "--timeout", "0.3", "--retry", "0.1"];
+    for command in [&["get", "k"][..], &[]] {
+        let started = Instant::now();
+        let output = run("client", &[&options[..], command].concat());
+        let line = complaint("client", &output, 3);
+        assert!(
+            line.starts_with(&format!("can't connect to 127.0.0.1:{port}: ")),
+            "{line}"
+        );
+        let took = started.elapsed();
+        assert!(took >= Duration::from_millis(200), "it gave up after {took:?}");
+        assert!(took < Duration::from_secs(5), "it gave up after {took:?}");
+    }
+}
+
+#[test]
+fn a_client_for_whom_there_is_no_place_has_no_connection() {
+    let server = Server::start(&["--conn-limit", "1"]);
+    let _only = server.connect();
+    let port = server.addr.port().to_string();
+    complaint("client", &run("client", &["--port", &port, "get", "k"]), 3);
+}

@@ -1,0 +1,923 @@
+//! What the server does with its connections: many at once, slow, greedy, idle, cut
+//! off or turned away; what a kill leaves behind; and sockets in the file system.
+//!
+//! Most tests run the real program. Those under [`on_both_pollers`] run the server
+//! in this process, once with the poller that it chooses and once with `poll`; so do
+//! those that need a disk which holds still, fails or panics. A server in this process
+//! lives until the process ends.
+
+mod common;
+
+use common::dialogue::replay;
+use common::disk::{Call, Faulty, How};
+use common::{REPLY_TIMEOUT, Server, TempDir, connect};
+use memcached_lite::disk::{Directory, Disk};
+use memcached_lite::os::{self, Poller};
+use memcached_lite::server::{self, Options};
+use memcached_lite::store::{self, Store};
+use memcached_lite::{log::SyncMode, server::StartError};
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+const STORED: &str = "STORED\r\n";
+const TURNED_AWAY: &str = "ERROR Too many open connections\r\n";
+
+/// Makes two tests of each function: one for each poller.
+macro_rules! on_both_pollers {
+    ($($test:ident)*) => {
+        mod with_the_best_poller {
+            $(#[test]
+            fn $test() {
+                super::$test::<memcached_lite::os::Best>();
+            })*
+        }
+        mod with_poll {
+            $(#[test]
+            fn $test() {
+                super::$test::<memcached_lite::os::Poll>();
+            })*
+        }
+    };
+}
+
+on_both_pollers! {
+    every_dialogue_holds
+    a_request_may_come_byte_by_byte
+    ten_thousand_requests_in_one_write_are_answered_in_order
+    a_half_closed_client_gets_all_its_answers
+    an_answer_larger_than_any_buffer_arrives_whole
+    two_hundred_idle_connections_are_in_nobodys_way
+    a_reply_waits_for_its_commit
+    the_connections_of_a_tick_share_one_sync
+    a_failed_commit_costs_the_replies_that_depend_on_it
+    a_panic_costs_one_connection
+    a_free_place_is_given_to_the_one_that_waits
+}
+
+fn send(mut stream: impl Write, bytes: impl AsRef<[u8]>) {
+    stream.write_all(bytes.as_ref()).expect("cannot send");
+}
+
+/// Reads as many bytes as are expected, and compares.
+fn expect(mut stream: impl Read, expected: impl AsRef<[u8]>) {
+    let expected = expected.as_ref();
+    let mut received = vec![0; expected.len()];
+    let mut count = 0;
+    while count < expected.len() {
+        match stream.read(&mut received[count..]) {
+            Ok(0) => break,
+            Ok(more) => count += more,
+            Err(error) => panic!("{error} after {:?}", show(&received[..count])),
+        }
+    }
+    let received = &received[..count];
+    assert!(received == expected, "{:?}, not {:?}", show(received), show(expected));
+}
+
+fn ask(mut stream: impl Read + Write, request: impl AsRef<[u8]>, reply: &str) {
+    send(&mut stream, request);
+    expect(&mut stream, reply);
+}
+
+/// All that still comes until the server closes.
+fn rest(mut stream: impl Read) -> Vec<u8> {
+    let mut received = Vec::new();
+    match stream.read_to_end(&mut received) {
+        Ok(_) => received,
+        // It closes with input unread.
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => received,
+        Err(error) => panic!("{error} after {:?}", show(&received)),
+    }
+}
+
+fn show(bytes: &[u8]) -> String {
+    bytes[..bytes.len().min(200)].escape_ascii().to_string()
+}
+
+fn set(key: &str, value: &[u8]) -> Vec<u8> {
+    let line = format!("set {key} 0 0 {}\r\n", value.len());
+    [line.as_bytes(), value, b"\r\n"].concat()
+}
+
+/// A hit as it comes over the wire, without the `END`.
+fn hit(key: &str, value: &[u8]) -> Vec<u8> {
+    let line = format!("VALUE {key} 0 {}\r\n", value.len());
+    [line.as_bytes(), value, b"\r\n"].concat()
+}
+
+/// Bytes of every kind, others for each seed.
+fn value(seed: usize, len: usize) -> Vec<u8> {
+    (0..len).map(|i| ((i + seed) * 31 % 256) as u8).collect()
+}
+
+/// One of the numbers that `stats` tells.
+fn stat(stream: &TcpStream, name: &str) -> u64 {
+    send(stream, "stats\r\n");
+    let mut text = Vec::new();
+    while !text.ends_with(b"END\r\n") {
+        let mut buffer = [0; 4096];
+        let count = (&mut &*stream).read(&mut buffer).expect("stats");
+        assert!(count > 0, "closed after {:?}", show(&text));
+        text.extend_from_slice(&buffer[..count]);
+    }
+    let text = String::from_utf8(text).expect("text");
+    let line =
+        text.lines().find_map(|line| line.strip_prefix(&format!("STAT {name} ")));
+    line.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("no {name}"))
+}
+
+/// Asks again until the answer is yes. What is asked waits for a server's answer.
+fn until(mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + REPLY_TIMEOUT;
+    while !condition() {
+        assert!(Instant::now() < deadline, "it did not come true");
+    }
+}
+
+/// Whether nothing has arrived.
+fn is_silent(stream: &TcpStream) -> bool {
+    stream.set_nonblocking(true).expect("nonblocking");
+    let peeked = stream.peek(&mut [0]);
+    stream.set_nonblocking(false).expect("blocking");
+    peeked.is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
+}
+
+/// Lets this process have thousands of connections.
+fn allow_thousands_of_connections() {
+    os::raise_descriptor_limit(8192).expect("descriptors for the clients");
+}
+
+/// For a server in this process, with its data in `data`.
+fn options(data: &Path, sync: SyncMode) -> Options {
+    Options {
+        port: 0,
+        data: data.to_owned(),
+        store: store::Options { sync, ..Default::default() },
+        threads: 2,
+        ..Default::default()
+    }
+}
+
+fn run<P: Poller>(server: server::Server) -> String {
+    let address = server.address();
+    thread::spawn(move || server.run_with::<P>());
+    address
+}
+
+/// Starts a server in this process, with data that nobody waits for.
+fn serve<P: Poller>(data: &TempDir) -> SocketAddr {
+    let server = server::Server::bind(options(data.path(), SyncMode::EverySecond));
+    run::<P>(server.expect("start")).parse().expect("address")
+}
+
+/// The same over a disk that the test has a hold on.
+fn serve_on<P: Poller>(disk: impl Disk + 'static, threads: usize) -> SocketAddr {
+    let options = Options { threads, ..options(Path::new(""), SyncMode::Always) };
+    // The directory is empty, so the time tells it nothing.
+    let store = Store::on_disk(Box::new(disk), &options.store, 0);
+    let (store, _) = store.expect("open");
+    let server = server::Server::with_store(options, store).expect("start");
+    run::<P>(server).parse().expect("address")
+}
+
+fn every_dialogue_holds<P: Poller>() {
+    let data = TempDir::new();
+    let addr = serve::<P>(&data);
+    let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/wire");
+    let mut count = 0;
+    for entry in fs::read_dir(directory).expect("tests/wire") {
+        let path = entry.expect("entry").path();
+        let text = fs::read_to_string(&path).expect("text");
+        match replay(addr, &text, false) {
+            Ok(dialogues) => count += dialogues,
+            Err(failures) => panic!("{}:\n{failures}", path.display()),
+        }
+    }
+    assert!(count > 50, "only {count} dialogues");
+}
+
+fn a_request_may_come_byte_by_byte<P: Poller>() {
+    let data = TempDir::new();
+    let stream = connect(serve::<P>(&data)).expect("connect");
+    // Behind `abcd`, which is two bytes too many, comes an empty line.
+    let requests = "set k 7 0 5\r\na\r\nbc\r\nget k other\r\nset k 0 0 2\r\nabcd\r\n\
+                    set k x 0 3\r\nget\r\nbogus\r\nincr k 1\r\ndelete k\r\nquit\r\n";
+    for byte in requests.bytes() {
+        send(&stream, [byte]);
+    }
+    let replies = "STORED\r\nVALUE k 7 5\r\na\r\nbc\r\nEND\r\n\
+                   CLIENT_ERROR bad data chunk\r\n\
+                   CLIENT_ERROR bad command line format\r\n\
+                   CLIENT_ERROR bad command line format\r\nERROR\r\n\
+                   CLIENT_ERROR cannot increment or decrement non-numeric value\r\n\
+                   DELETED\r\n";
+    assert_eq!(String::from_utf8(rest(&stream)).expect("text"), replies);
+}
+
+fn ten_thousand_requests_in_one_write_are_answered_in_order<P: Poller>() {
+    let data = TempDir::new();
+    let stream = connect(serve::<P>(&data)).expect("connect");
+    let (mut requests, mut replies) = (Vec::new(), Vec::new());
+    for i in 0..5000 {
+        let (key, value) = (format!("k{}", i % 7), format!("{i}"));
+        requests.extend(set(&key, value.as_bytes()));
+        requests.extend(format!("get {key} missing\r\n").as_bytes());
+        replies.extend(STORED.as_bytes());
+        replies.extend(hit(&key, value.as_bytes()));
+        replies.extend(b"END\r\n");
+    }
+    thread::scope(|scope| {
+        scope.spawn(|| send(&stream, &requests));
+        expect(&stream, &replies);
+    });
+}
+
+fn a_half_closed_client_gets_all_its_answers<P: Poller>() {
+    let data = TempDir::new();
+    let stream = connect(serve::<P>(&data)).expect("connect");
+    let big = value(0, 1_000_000);
+    ask(&stream, set("big", &big), STORED);
+    // The server has stopped for its full output long before it meets the end.
+    send(&stream, "get big big\r\n".repeat(5) + "version\r\nget k");
+    stream.shutdown(Shutdown::Write).expect("shutdown");
+    for _ in 0..5 {
+        expect(&stream, hit("big", &big));
+        expect(&stream, hit("big", &big));
+        expect(&stream, "END\r\n");
+    }
+    let last = rest(&stream);
+    assert!(
+        last.starts_with(b"VERSION ") && last.ends_with(b"\r\n"),
+        "{}",
+        show(&last)
+    );
+}
+
+/// Asks for `times` times ten values of 1,000,000 bytes at once, with more behind it.
+fn ask_for_megabytes(addr: SocketAddr, times: usize) {
+    let stream = connect(addr).expect("connect");
+    let values: Vec<_> = (0..10).map(|seed| value(seed, 1_000_000)).collect();
+    let mut keys = String::new();
+    for (i, value) in values.iter().enumerate() {
+        ask(&stream, set(&format!("k{i}"), value), STORED);
+        keys += &format!(" k{i}");
+    }
+    let keys = keys.repeat(times);
+    let behind = "get k missing\r\nset k 0 0 1\r\nx\r\nget k\r\n";
+    send(&stream, format!("get{keys}\r\n{behind}"));
+    // While its worker serves one of these, it fills the socket until that is full.
+    for other in [connect(addr), connect(addr)].map(|other| other.expect("connect")) {
+        (0..100).for_each(|_| ask(&other, "get missing\r\n", "END\r\n"));
+    }
+    for _ in 0..times {
+        for (i, value) in values.iter().enumerate() {
+            expect(&stream, hit(&format!("k{i}"), value));
+        }
+    }
+    expect(&stream, "END\r\nEND\r\nSTORED\r\nVALUE k 0 1\r\nx\r\nEND\r\n");
+    ask(&stream, "get k\r\n", "VALUE k 0 1\r\nx\r\nEND\r\n");
+}
+
+fn an_answer_larger_than_any_buffer_arrives_whole<P: Poller>() {
+    let data = TempDir::new();
+    ask_for_megabytes(serve::<P>(&data), 2);
+}
+
+#[test]
+fn an_answer_of_a_hundred_megabytes_arrives_whole() {
+    let server = Server::start(&["--sync", "every-second"]);
+    ask_for_megabytes(server.addr, 10);
+}
+
+fn two_hundred_idle_connections_are_in_nobodys_way<P: Poller>() {
+    let data = TempDir::new();
+    let addr = serve::<P>(&data);
+    let idle: Vec<_> = (0..200).map(|_| connect(addr).expect("connect")).collect();
+    let busy = connect(addr).expect("connect");
+    for i in 0..200 {
+        ask(&busy, set("k", format!("{i}").as_bytes()), STORED);
+    }
+    for stream in &idle {
+        ask(stream, "get k\r\n", "VALUE k 0 3\r\n199\r\nEND\r\n");
+    }
+}
+
+#[test]
+fn a_thousand_connections_set_and_get_at_the_same_time() {
+    allow_thousands_of_connections();
+    let server = Server::start(&["-t", "2"]);
+    let streams: Vec<_> = (0..1000).map(|_| server.connect()).collect();
+    for (i, stream) in streams.iter().enumerate() {
+        send(stream, set(&format!("k{i}"), format!("value {i}").as_bytes()));
+    }
+    for stream in &streams {
+        expect(stream, STORED);
+    }
+    // Each reads what another has written.
+    for (i, stream) in streams.iter().rev().enumerate() {
+        send(stream, format!("get k{i}\r\n"));
+    }
+    for (i, stream) in streams.iter().rev().enumerate() {
+        expect(stream, hit(&format!("k{i}"), format!("value {i}").as_bytes()));
+        expect(stream, "END\r\n");
+    }
+    assert_eq!(stat(&streams[0], "curr_connections"), 1000);
+    assert_eq!(stat(&streams[0], "rejected_connections"), 0);
+}
+
+/// A number of kB in /proc/PID/status: `VmRSS` is what a process has in memory,
+/// `VmHWM` the most that it ever had.
+#[cfg(target_os = "linux")]
+fn memory(server: &Server, name: &str) -> u64 {
+    let path = format!("/proc/{}/status", server.pid());
+    let status = fs::read_to_string(path).expect("status");
+    let line = status.lines().find(|line| line.starts_with(name)).expect("listed");
+    let number = line.split_whitespace().nth(1).and_then(|kb| kb.parse().ok());
+    number.expect("a number of kB")
+}
+
+/// V3
+#[cfg(target_os = "linux")]
+#[test]
+fn two_thousand_idle_connections_hold_no_buffers() {
+    allow_thousands_of_connections();
+    let server = Server::start(&["--conn-limit", "2100", "--sync", "every-second"]);
+    let streams: Vec<_> = (0..2000).map(|_| server.connect()).collect();
+    let (busy, value) = (server.connect(), value(0, 16 << 10));
+    let before = memory(&server, "VmRSS");
+    let (request, reply) = (set("k", &value), hit("k", &value));
+    let (head, tail) = request.split_at(9000);
+    for some in streams.chunks(20) {
+        let read_before = stat(&busy, "bytes_read");
+        some.iter().for_each(|stream| send(stream, head));
+        // Each of these has to keep what it has read.
+        until(|| stat(&busy, "bytes_read") - read_before >= 20 * 9000);
+        for stream in some {
+            send(stream, tail);
+            expect(stream, STORED);
+            send(stream, "get k\r\n");
+            expect(stream, &reply);
+            expect(stream, "END\r\n");
+        }
+    }
+    // If each kept its input or its output, that would be 32 MB.
+    let grown = memory(&server, "VmRSS").saturating_sub(before);
+    assert!(grown < 8 << 10, "{grown} kB for idle connections");
+    for _ in 0..500 {
+        ask(&busy, set("k", b"x"), STORED);
+    }
+    assert_eq!(stat(&busy, "curr_connections"), 2001);
+}
+
+/// V2
+#[cfg(target_os = "linux")]
+#[test]
+fn who_takes_no_replies_costs_little_memory_and_delays_nobody() {
+    let server = Server::start(&["-t", "1", "--sync", "every-second"]);
+    let (greedy, patient, other) =
+        (server.connect(), server.connect(), server.connect());
+    let big = value(0, 1_000_000);
+    ask(&other, set("big", &big), STORED);
+    send(&greedy, "get big\r\n".repeat(10_000));
+    send(&patient, "get big\r\n".repeat(100));
+    for _ in 0..200 {
+        ask(&other, set("k", b"x"), STORED);
+        ask(&other, "get k\r\n", "VALUE k 0 1\r\nx\r\nEND\r\n");
+    }
+    for _ in 0..100 {
+        expect(&patient, hit("big", &big));
+        expect(&patient, "END\r\n");
+    }
+    send(&patient, "quit\r\n");
+    assert_eq!(show(&rest(&patient)), "");
+    let most = memory(&server, "VmHWM");
+    assert!(most < 40 << 10, "{most} kB");
+    assert_eq!(stat(&other, "curr_connections"), 2, "the greedy one is still served");
+}
+
+/// V2
+#[cfg(target_os = "linux")]
+#[test]
+fn a_refused_value_is_thrown_away_as_it_comes() {
+    let server = Server::start(&[]);
+    let stream = server.connect();
+    send(&stream, "set k 0 0 100000000\r\n");
+    let piece = vec![b'x'; 1_000_000];
+    for _ in 0..100 {
+        send(&stream, &piece);
+    }
+    send(&stream, "\r\nget k\r\n");
+    expect(&stream, "SERVER_ERROR object too large for cache\r\nEND\r\n");
+    let most = memory(&server, "VmHWM");
+    assert!(most < 20 << 10, "{most} kB");
+}
+
+/// V1, W1
+fn a_reply_waits_for_its_commit<P: Poller>() {
+    let data = TempDir::new();
+    let disk = Faulty::new(data.path());
+    let addr = serve_on::<P>(disk.clone(), 2);
+    let (writer, reader) = (connect(addr).expect("connect"), connect(addr));
+    let reader = reader.expect("connect");
+    ask(&writer, set("safe", b"old"), STORED);
+    ask(&reader, "get safe\r\n", "VALUE safe 0 3\r\nold\r\nEND\r\n");
+
+    let hold = disk.hold(Call::Sync);
+    send(&writer, [set("k", b"new"), b"version\r\n".to_vec()].concat());
+    hold.wait_for(1);
+    assert!(is_silent(&writer), "told before it was safe");
+    // It is served by the other worker, and has the same to wait for.
+    ask(&reader, "get safe\r\n", "VALUE safe 0 3\r\nold\r\nEND\r\n");
+    send(&reader, "get k\r\n");
+    reader.set_read_timeout(Some(Duration::from_millis(100))).expect("timeout");
+    let early = reader.peek(&mut [0]);
+    assert!(early.is_err_and(|e| e.kind() == ErrorKind::WouldBlock), "shown too early");
+    assert!(is_silent(&writer), "told before it was safe");
+    drop(hold);
+    expect(&writer, "STORED\r\nVERSION ");
+    reader.set_read_timeout(Some(REPLY_TIMEOUT)).expect("timeout");
+    expect(&reader, "VALUE k 0 3\r\nnew\r\nEND\r\n");
+}
+
+/// W1
+fn the_connections_of_a_tick_share_one_sync<P: Poller>() {
+    let data = TempDir::new();
+    let disk = Faulty::new(data.path());
+    let addr = serve_on::<P>(disk.clone(), 1);
+    let streams: Vec<_> = (0..50).map(|_| connect(addr).expect("connect")).collect();
+    for stream in &streams {
+        ask(stream, "get k\r\n", "END\r\n");
+    }
+    disk.forget();
+    let hold = disk.hold(Call::Sync);
+    send(&streams[0], set("k", b"x"));
+    hold.wait_for(1);
+    // The worker waits, so all of these are there when it looks again.
+    for stream in &streams[1..] {
+        send(stream, set("k", b"x"));
+    }
+    drop(hold);
+    for stream in &streams {
+        expect(stream, STORED);
+    }
+    // Two, unless the kernel was late with some of them.
+    let syncs = disk.count(Call::Sync);
+    assert!((2..10).contains(&syncs), "{syncs} syncs for 50 connections");
+}
+
+/// V1
+fn a_failed_commit_costs_the_replies_that_depend_on_it<P: Poller>() {
+    let data = TempDir::new();
+    let disk = Faulty::new(data.path());
+    let addr = serve_on::<P>(disk.clone(), 1);
+    let (writer, reader) = (connect(addr).expect("connect"), connect(addr));
+    let reader = reader.expect("connect");
+    ask(&reader, set("safe", b"old"), STORED);
+
+    let hold = disk.hold(Call::Sync);
+    send(&writer, set("k", b"x"));
+    hold.wait_for(1);
+    // Both come to the same tick, whose commit fails.
+    disk.fail(&[Call::Sync], 0, How::Once);
+    send(&writer, [set("k", b"y"), set("k", b"z"), b"version\r\n".to_vec()].concat());
+    send(&reader, "get safe\r\n");
+    drop(hold);
+    expect(&writer, STORED);
+    let told = String::from_utf8(rest(&writer)).expect("text");
+    assert!(told.starts_with("SERVER_ERROR ") && told.ends_with("\r\n"), "{told:?}");
+    assert_eq!(told.lines().count(), 1, "{told:?}");
+    expect(&reader, "VALUE safe 0 3\r\nold\r\nEND\r\n");
+    // A failed sync is final.
+    send(&reader, set("k", b"x"));
+    expect(&reader, "SERVER_ERROR ");
+}
+
+/// A disk that panics at the next read once it is told to.
+struct Panics {
+    directory: Directory,
+    armed: Arc<AtomicBool>,
+}
+
+impl Disk for Panics {
+    fn read(&self, file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        assert!(!self.armed.swap(false, Ordering::SeqCst), "as the test asked");
+        self.directory.read(file, buffer, offset)
+    }
+    fn list(&self) -> io::Result<Vec<String>> {
+        self.directory.list()
+    }
+    fn open(&self, name: &str, create: bool) -> io::Result<File> {
+        self.directory.open(name, create)
+    }
+    fn write(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<usize> {
+        self.directory.write(file, bytes, offset)
+    }
+    fn sync(&self, file: &File) -> io::Result<()> {
+        self.directory.sync(file)
+    }
+    fn truncate(&self, file: &File, len: u64) -> io::Result<()> {
+        self.directory.truncate(file, len)
+    }
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.directory.rename(from, to)
+    }
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.directory.remove(name)
+    }
+    fn sync_dir(&self) -> io::Result<()> {
+        self.directory.sync_dir()
+    }
+}
+
+/// W2
+fn a_panic_costs_one_connection<P: Poller>() {
+    let data = TempDir::new();
+    let armed = Arc::new(AtomicBool::new(false));
+    let directory = Directory::new(data.path());
+    let addr = serve_on::<P>(Panics { directory, armed: armed.clone() }, 1);
+    let neighbour = connect(addr).expect("connect");
+    ask(&neighbour, set("k", b"x"), STORED);
+    for _ in 0..3 {
+        let victim = connect(addr).expect("connect");
+        ask(&victim, "get k\r\n", "VALUE k 0 1\r\nx\r\nEND\r\n");
+        armed.store(true, Ordering::SeqCst);
+        send(&victim, "version\r\nget k\r\nversion\r\n");
+        assert_eq!(show(&rest(&victim)), "");
+        ask(&neighbour, "get k\r\n", "VALUE k 0 1\r\nx\r\nEND\r\n");
+        assert_eq!(stat(&neighbour, "curr_connections"), 1);
+    }
+}
+
+/// W3
+fn a_free_place_is_given_to_the_one_that_waits<P: Poller>() {
+    let data = TempDir::new();
+    let options = Options {
+        conn_limit: 2,
+        backlog: 2,
+        threads: 1,
+        ..options(data.path(), SyncMode::EverySecond)
+    };
+    let server = server::Server::bind(options).expect("start");
+    let addr: SocketAddr = run::<P>(server).parse().expect("address");
+    let open = || connect(addr).expect("connect");
+    let (first, second) = (open(), open());
+    ask(&first, "get k\r\n", "END\r\n");
+    ask(&second, "get k\r\n", "END\r\n");
+    let (third, fourth, fifth) = (open(), open(), open());
+    send(&third, "get k\r\n");
+    send(&fourth, "get k\r\n");
+    // The listener takes them in their order, so it has met the others, too.
+    assert_eq!(show(&rest(&fifth)), show(TURNED_AWAY.as_bytes()));
+    ask(&first, "get k\r\n", "END\r\n");
+    assert!(is_silent(&third) && is_silent(&fourth));
+    assert_eq!(stat(&first, "curr_connections"), 2);
+
+    drop(second);
+    expect(&third, "END\r\n");
+    ask(&first, "get k\r\n", "END\r\n");
+    assert!(is_silent(&fourth));
+    // One that left while it waited does not keep its place.
+    let sixth = open();
+    assert_eq!(show(&rest(open())), show(TURNED_AWAY.as_bytes()));
+    drop(fourth);
+    drop(third);
+    ask(&sixth, "get k\r\n", "END\r\n");
+    drop(first);
+    until(|| stat(&sixth, "curr_connections") == 1);
+    ask(open(), "get k\r\n", "END\r\n");
+    assert_eq!(stat(&sixth, "rejected_connections"), 2);
+}
+
+/// Connects again and again until there is a place.
+fn connect_when_free(server: &Server) -> TcpStream {
+    let deadline = Instant::now() + REPLY_TIMEOUT;
+    while Instant::now() < deadline {
+        let stream = server.connect();
+        let mut reply = [0; 5];
+        // It may be closed already.
+        let _ = (&stream).write_all(b"get k\r\n");
+        if (&stream).read_exact(&mut reply).is_ok() && reply == *b"END\r\n" {
+            return stream;
+        }
+    }
+    panic!("no place became free");
+}
+
+/// W3
+#[test]
+fn without_a_backlog_a_place_is_free_when_its_owner_has_left() {
+    let server = Server::start(&["--conn-limit", "1"]);
+    for _ in 0..20 {
+        let only = connect_when_free(&server);
+        assert_eq!(show(&rest(server.connect())), show(TURNED_AWAY.as_bytes()));
+        ask(&only, "get k\r\n", "END\r\n");
+    }
+}
+
+/// W4
+#[cfg(target_os = "linux")]
+#[test]
+fn running_out_of_descriptors_costs_the_newcomer() {
+    let server = Server::start(&["-t", "1", "--sync", "every-second"]);
+    let first = server.connect();
+    ask(&first, set("k", b"x"), STORED);
+    let limit = format!("--nofile={}", descriptors(&server) + 5);
+    let pid = server.pid().to_string();
+    let lowered = Command::new("prlimit").args(["--pid", &pid, &limit]).status();
+    assert!(lowered.expect("prlimit, of util-linux").success());
+
+    let (mut served, mut turned_away) = (Vec::new(), 0);
+    while turned_away < 20 {
+        let stream = server.connect();
+        let _ = (&stream).write_all(b"get k\r\n");
+        let mut reply = [0; 5];
+        match (&stream).read_exact(&mut reply) {
+            Ok(()) if reply == *b"VALUE" => served.push(stream),
+            Ok(()) => {
+                assert_eq!(show(&reply), "ERROR");
+                turned_away += 1;
+            }
+            // It did not read what we have asked.
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+                turned_away += 1;
+            }
+        }
+        assert!(served.len() < 100, "the limit is not in force");
+        ask(&first, "get k\r\n", "VALUE k 0 1\r\nx\r\nEND\r\n");
+    }
+    assert_eq!(show(&rest(server.connect())), show(TURNED_AWAY.as_bytes()));
+    assert!(!served.is_empty());
+    for stream in &served {
+        expect(stream, " k 0 1\r\nx\r\nEND\r\n");
+    }
+    ask(&first, set("k", b"y"), STORED);
+    drop(served);
+    until(|| stat(&first, "curr_connections") == 1);
+    ask(server.connect(), "get k\r\n", "VALUE k 0 1\r\ny\r\nEND\r\n");
+}
+
+/// How many descriptors the server has open.
+#[cfg(target_os = "linux")]
+fn descriptors(server: &Server) -> usize {
+    let directory = format!("/proc/{}/fd", server.pid());
+    fs::read_dir(directory).expect("descriptors").count()
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn connections_that_end_leave_no_descriptor_behind() {
+    let server = Server::start(&["--sync", "every-second"]);
+    let first = server.connect();
+    ask(&first, set("kept", b"old"), STORED);
+    let before = descriptors(&server);
+    for i in 0..2000 {
+        let stream = server.connect();
+        match i % 5 {
+            0 => {}
+            1 => ask(&stream, "get k\r\n", "END\r\n"),
+            2 => send(&stream, "set kept 0 0 10\r\nhal"),
+            3 => {
+                // It ends with a reset, since there is something that was not read.
+                send(&stream, "get k\r\nset kept 0 0 10\r\nhal");
+                stream.peek(&mut [0]).expect("a reply");
+            }
+            _ => {
+                send(&stream, "quit\r\n");
+                assert_eq!(rest(&stream), b"");
+            }
+        }
+    }
+    until(|| stat(&first, "curr_connections") == 1);
+    assert_eq!(descriptors(&server), before);
+    ask(&first, "get kept\r\n", "VALUE kept 0 3\r\nold\r\nEND\r\n");
+}
+
+#[test]
+fn the_idle_are_closed_after_the_idle_timeout_and_the_busy_are_not() {
+    let server = Server::start(&["-t", "1", "--idle-timeout", "0.2"]);
+    let (idle, busy) = (server.connect(), server.connect());
+    ask(&idle, "get k\r\n", "END\r\n");
+    thread::scope(|scope| {
+        let ending = scope.spawn(|| rest(&idle));
+        while !ending.is_finished() {
+            ask(&busy, "get k\r\n", "END\r\n");
+        }
+        assert_eq!(ending.join().expect("closed"), b"");
+    });
+    ask(&busy, "get k\r\n", "END\r\n");
+}
+
+#[test]
+fn who_is_stuck_is_closed_after_the_request_timeout_and_the_idle_are_not() {
+    let server = Server::start(&[
+        "-t",
+        "1",
+        "--request-timeout",
+        "0.2",
+        "--sync",
+        "every-second",
+    ]);
+    let idle = server.connect();
+    let big = value(0, 1_000_000);
+    ask(&idle, set("big", &big), STORED);
+    let requests = [
+        // Half a line, half a value, and half of one that is thrown away.
+        "get k".into(),
+        "set k 0 0 10\r\nhalf".into(),
+        "set k 0 0 100000000\r\nhalf".into(),
+        "get big\r\n".repeat(1000),
+    ];
+    let stuck = requests.map(|request| {
+        let stream = server.connect();
+        send(&stream, request);
+        stream
+    });
+    for stream in &stuck[..3] {
+        assert_eq!(show(&rest(stream)), "");
+    }
+    until(|| stat(&idle, "curr_connections") == 1);
+    let taken = rest(&stuck[3]).len();
+    assert!(taken > 0 && taken < 1000 * big.len());
+    ask(&idle, "get k\r\n", "END\r\n");
+}
+
+#[test]
+fn the_server_exits_when_nobody_was_connected_for_so_long() {
+    let server = Server::start(&["--idle-exit", "1", "-v"]);
+    let stream = server.connect();
+    ask(&stream, "get k\r\n", "END\r\n");
+    // Its time begins later and has passed when it says so.
+    let deserted = Server::start(&["--idle-exit", "1"]);
+    deserted.wait_for_line("SERVER: Timeout reached at 1 seconds", REPLY_TIMEOUT);
+    ask(&stream, "get k\r\n", "END\r\n");
+    drop(stream);
+    server.wait_for_line("SERVER: Client disconnected", REPLY_TIMEOUT);
+    server.wait_for_line("SERVER: Timeout reached at 1 seconds", REPLY_TIMEOUT);
+    let last = server.wait_for_line("Server: ", REPLY_TIMEOUT);
+    assert_eq!(last, format!("Server: Detached from {}", server.addr));
+}
+
+#[test]
+fn a_socket_in_the_file_system_is_its_owners_alone() {
+    let directory = TempDir::new();
+    let path = directory.path().join("socket");
+    let data = directory.path().join("data");
+    let options = Options {
+        unix_socket: Some(path.clone()),
+        ..options(&data, SyncMode::EverySecond)
+    };
+    // The name that a dead server has left is in nobody's way.
+    drop(UnixListener::bind(&path).expect("bind"));
+    let server = server::Server::bind(options.clone()).expect("start");
+    assert_eq!(run::<os::Best>(server), path.display().to_string());
+    let mode = fs::metadata(&path).expect("socket").permissions().mode();
+    assert_eq!(mode & 0o777, 0o700);
+    let stream = UnixStream::connect(&path).expect("connect");
+    stream.set_read_timeout(Some(REPLY_TIMEOUT)).expect("timeout");
+    ask(&stream, set("k", b"x"), STORED);
+
+    // A living one's is its own; and a file that is no socket is not ours.
+    let other = directory.path().join("other");
+    let options = Options { data: other.clone(), ..options };
+    assert!(refusal(options.clone()).contains("in use"));
+    assert!(!other.exists());
+    ask(UnixStream::connect(&path).expect("connect"), "get k\r\n", "VALUE k ");
+    let file = directory.path().join("file");
+    fs::write(&file, "mine").expect("write");
+    refusal(Options { unix_socket: Some(file.clone()), ..options.clone() });
+    assert_eq!(fs::read(&file).expect("read"), b"mine");
+
+    // Who can't have the data leaves no socket behind.
+    let path = directory.path().join("second");
+    let options = Options { data, unix_socket: Some(path.clone()), ..options };
+    assert!(refusal(options).contains("is using it"));
+    assert!(!path.exists());
+}
+
+/// Why a server with these options does not start, in one line.
+fn refusal(options: Options) -> String {
+    match server::Server::bind(options) {
+        Ok(_) => panic!("it starts"),
+        Err(error @ StartError::Usage(_)) => panic!("not a matter of usage: {error}"),
+        Err(StartError::Failed(why)) => {
+            assert_eq!(why.lines().count(), 1, "{why}");
+            why
+        }
+    }
+}
+
+#[test]
+fn a_kill_under_load_loses_nothing_that_was_acknowledged() {
+    for sync in ["always", "every-second"] {
+        let data = TempDir::new();
+        let mut server = Server::start_on(data.path(), &["--sync", sync, "-t", "2"]);
+        let addr = server.addr;
+        let (sender, acknowledged) = mpsc::channel();
+        let writers = (0..4).map(|writer| {
+            let (sender, mut stream) = (sender.clone(), server.connect());
+            thread::spawn(move || {
+                for i in 0.. {
+                    let request = set(&format!("{writer}-{i}"), &value(i, i % 3000));
+                    let mut reply = [0; STORED.len()];
+                    let told = stream.write_all(&request);
+                    if told.and_then(|()| stream.read_exact(&mut reply)).is_err() {
+                        break;
+                    }
+                    assert_eq!(reply, STORED.as_bytes());
+                    sender.send((writer, i)).expect("the test listens");
+                }
+            })
+        });
+        let writers: Vec<_> = writers.collect();
+        drop(sender);
+        let mut stored: Vec<_> = acknowledged.iter().take(500).collect();
+        server.kill();
+        stored.extend(acknowledged);
+        writers.into_iter().for_each(|writer| writer.join().expect("writer"));
+
+        // The port is free at once, too.
+        let port = addr.port().to_string();
+        let server = Server::start_on(data.path(), &["--sync", sync, "--port", &port]);
+        assert_eq!(server.addr, addr);
+        let stream = server.connect();
+        for (writer, i) in stored {
+            let key = format!("{writer}-{i}");
+            send(&stream, format!("get {key}\r\n"));
+            expect(&stream, hit(&key, &value(i, i % 3000)));
+            expect(&stream, "END\r\n");
+        }
+    }
+}
+
+#[test]
+fn a_directory_has_one_server_and_the_second_is_told_who() {
+    let server = Server::start(&[]);
+    let why = refusal(options(server.data(), SyncMode::Always));
+    assert!(why.contains(&format!("process {} is using it", server.pid())), "{why}");
+    ask(server.connect(), set("k", b"x"), STORED);
+}
+
+#[test]
+fn no_increment_and_no_cas_is_lost_between_connections() {
+    let server = Server::start(&["-t", "2", "--sync", "every-second"]);
+    let stream = server.connect();
+    ask(&stream, set("n", b"0"), STORED);
+    ask(&stream, set("c", b"0"), STORED);
+    let race = || {
+        let stream = server.connect();
+        let mut seen = Vec::new();
+        for _ in 0..500 {
+            send(&stream, "incr n 1\r\n");
+            seen.push(line(&stream));
+        }
+        for _ in 0..200 {
+            loop {
+                send(&stream, "gets c\r\n");
+                let head = line(&stream);
+                let unique = head.rsplit(' ').next().expect("a unique");
+                let count: u32 = line(&stream).parse().expect("a number");
+                assert_eq!(line(&stream), "END");
+                let next = (count + 1).to_string();
+                send(
+                    &stream,
+                    format!("cas c 0 0 {} {unique}\r\n{next}\r\n", next.len()),
+                );
+                match &line(&stream)[..] {
+                    "STORED" => break,
+                    other => assert_eq!(other, "EXISTS"),
+                }
+            }
+        }
+        seen
+    };
+    let seen: Vec<String> = thread::scope(|scope| {
+        let racers = [(); 3].map(|()| scope.spawn(race));
+        racers.into_iter().flat_map(|racer| racer.join().expect("racer")).collect()
+    });
+    assert_eq!(seen.iter().collect::<BTreeSet<_>>().len(), 1500, "a number came twice");
+    ask(&stream, "get n\r\n", "VALUE n 0 4\r\n1500\r\nEND\r\n");
+    ask(&stream, "get c\r\n", "VALUE c 0 3\r\n600\r\nEND\r\n");
+}
+
+/// The next line, without its end.
+fn line(mut stream: &TcpStream) -> String {
+    let mut line = Vec::new();
+    while !line.ends_with(b"\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).expect("a line");
+        line.extend(byte);
+    }
+    String::from_utf8(line).expect("text").trim_end().to_owned()
+}
