@@ -1,0 +1,716 @@
+//! Keeps README.md and docs/*.md true: what they quote, run, count and promise is
+//! looked up in the code, or done.
+//!
+//! | in a page | is checked |
+//! |---|---|
+//! | a fence `rust src/log.rs` | it occurs in that file, line for line |
+//! | a fence `wire OPTIONS` | the dialogue is held with a server of these options |
+//! | a fence `hexdump OPTIONS` | it is the file after the dialogue before it |
+//! | a fence `console` | what stands behind `$` can be run |
+//! | `` `TAIL_LIMIT` (1048576 bytes) `` | the constant has that value |
+//! | `` `--conn-limit` (1024) `` | the option has that default |
+//! | `[text](page.md)` | the page is there |
+//! | `**L2**` | its module, a place in the code and a test say it, too |
+//!
+//! In a quote, a line of only `...` stands for any number of lines, and all lines may
+//! be moved to the left by the same width. Of a constant that several modules have,
+//! the page says whose it means: `compact::BATCH`. Fences of another kind are `text`,
+//! or `rust,` with a word behind it, and not looked at.
+//!
+//! Each check fails when it finds nothing to check.
+
+mod common;
+
+use common::Server;
+use memcached_lite::args::{self, CLIENT, DRIVER, SERVER, Spec};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+/// The pages that are chapters, beside README.md and docs/README.md.
+const CHAPTERS: [&str; 4] =
+    ["docs/protocol.md", "docs/file.md", "docs/store.md", "docs/server.md"];
+
+#[test]
+fn quoted_code_stands_in_its_file() {
+    let pages = pages();
+    let mut failures = Vec::new();
+    let mut quoting = BTreeSet::new();
+    for (page, fence) in fences(&pages) {
+        let Some(path) = fence.info.strip_prefix("rust ") else { continue };
+        quoting.insert(page.name.as_str());
+        match fs::read_to_string(root().join(path)) {
+            Ok(file) if quotes(&fence.text, &file) => {}
+            Ok(_) => failures.push(format!("{}: not in {path}", fence.place(page))),
+            Err(error) => failures.push(format!("{}: {error}", fence.place(page))),
+        }
+    }
+    for chapter in CHAPTERS {
+        assert!(quoting.contains(chapter), "{chapter} quotes no code");
+    }
+    report(&failures);
+}
+
+#[test]
+fn dialogues_are_what_a_server_says() {
+    let pages = pages();
+    let mut failures = Vec::new();
+    let mut talking = BTreeSet::new();
+    for (page, fence) in fences(&pages) {
+        let Some(options) = fence.info.strip_prefix("wire") else { continue };
+        talking.insert(page.name.as_str());
+        let options: Vec<&str> = options.split_whitespace().collect();
+        let server = Server::start(&options);
+        let result = common::dialogue::replay(server.addr, &fence.text, false);
+        if let Err(problem) = result {
+            failures.push(format!("{}: {problem}", fence.place(page)));
+        }
+    }
+    for chapter in CHAPTERS {
+        assert!(talking.contains(chapter), "{chapter} has no dialogue");
+    }
+    report(&failures);
+}
+
+#[test]
+fn hex_dumps_are_what_the_file_holds() {
+    let pages = pages();
+    let mut count = 0;
+    for page in &pages {
+        let mut dialogue = None;
+        for fence in &page.fences {
+            if fence.info.starts_with("wire") {
+                dialogue = Some(&fence.text);
+            }
+            let Some(options) = fence.info.strip_prefix("hexdump") else { continue };
+            count += 1;
+            let options: Vec<&str> = options.split_whitespace().collect();
+            let mut server = Server::start(&options);
+            let text = dialogue.expect("a dialogue stands before the dump");
+            converse(&server, text);
+            server.kill();
+            let file = fs::read(server.data().join("0000000001.kv")).expect("a file");
+            let dump = hexdump(&file);
+            let place = fence.place(page);
+            assert!(dump == fence.text, "{place}: the file is\n\n{dump}");
+        }
+    }
+    assert!(count > 0, "no page has a hex dump");
+}
+
+#[test]
+fn commands_can_be_run() {
+    let pages = pages();
+    let mut failures = Vec::new();
+    let mut count = 0;
+    for (page, fence) in fences(&pages) {
+        if fence.info != "console" {
+            continue;
+        }
+        let before = count;
+        for line in fence.text.lines() {
+            let Some(line) = line.strip_prefix("$ ") else { continue };
+            count += 1;
+            if let Err(problem) = check_line(line) {
+                failures.push(format!("{}: {problem} in {line:?}", fence.place(page)));
+            }
+        }
+        if count == before {
+            failures.push(format!("{}: no command", fence.place(page)));
+        }
+    }
+    assert!(count > 0, "no page runs anything");
+    report(&failures);
+}
+
+#[test]
+fn numbers_are_those_of_the_code() {
+    let constants = constants();
+    let mut failures = Vec::new();
+    let mut count = 0;
+    for page in pages() {
+        for (name, number) in page.numbers() {
+            count += 1;
+            let is = match name.strip_prefix("--") {
+                Some(option) => default_of(option).map(BTreeSet::from_iter),
+                None => constants.get(&name).cloned(),
+            };
+            let is = is.unwrap_or_default();
+            if is.len() != 1 || !is.contains(&number) {
+                let page = &page.name;
+                failures
+                    .push(format!("{page}: `{name}` ({number}), the code has {is:?}"));
+            }
+        }
+    }
+    assert!(count > 0, "no page names a number");
+    report(&failures);
+}
+
+#[test]
+fn options_that_are_named_exist() {
+    let mut failures = Vec::new();
+    let mut count = 0;
+    for page in pages() {
+        for span in page.code_spans() {
+            let Some(name) = span.strip_prefix("--") else { continue };
+            count += 1;
+            let name = name.split(['=', ' ', '\n']).next().unwrap_or_default();
+            if !all_options().any(|spec| spec.long == name) {
+                failures.push(format!("{}: no option --{name}", page.name));
+            }
+        }
+    }
+    assert!(count > 0, "no page names an option");
+    report(&failures);
+}
+
+#[test]
+fn links_lead_somewhere() {
+    let mut failures = Vec::new();
+    let mut linked = BTreeSet::new();
+    for page in pages() {
+        for link in page.links() {
+            let (target, fragment) = link.split_once('#').unwrap_or((&link, ""));
+            let is_line_number = fragment
+                .strip_prefix('L')
+                .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
+            if is_line_number {
+                failures.push(format!("{}: {link} drifts with the code", page.name));
+            }
+            if target.is_empty() || target.contains("://") {
+                continue;
+            }
+            let directory = Path::new(&page.name).parent().unwrap_or(Path::new(""));
+            let path = root().join(directory).join(target);
+            match path.canonicalize() {
+                Ok(path) if page.name == "docs/README.md" => {
+                    linked.insert(path);
+                }
+                Ok(_) => {}
+                Err(_) => failures.push(format!("{}: {link} is not there", page.name)),
+            }
+        }
+    }
+    for chapter in CHAPTERS {
+        let path = root().join(chapter).canonicalize().expect("a chapter");
+        assert!(linked.contains(&path), "docs/README.md does not link {chapter}");
+    }
+    report(&failures);
+}
+
+#[test]
+fn every_invariant_is_explained_upheld_and_tested() {
+    let explained: BTreeSet<String> = pages()
+        .iter()
+        .flat_map(|page| page.prose.split("**").skip(1).step_by(2))
+        .filter(|word| is_invariant(word))
+        .map(str::to_owned)
+        .collect();
+    let (mut stated, mut upheld, mut tested) =
+        (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+    for (_, text) in sources() {
+        let (code, tests) = text.split_once("#[cfg(test)]").unwrap_or((&text, ""));
+        for line in code.lines() {
+            let line = line.trim_start();
+            // `//! - L2: ...` states it. Whatever else names it, but for the list that
+            // it stands in, is beside the code that upholds it.
+            let item = line.strip_prefix("//! - ").or(line.strip_prefix("//! "));
+            let stating = item.and_then(|item| item.split_once(':'));
+            let in_list = line.starts_with("//! - ") || line.starts_with("//!   ");
+            if let Some((number, _)) = stating.filter(|(name, _)| is_invariant(name)) {
+                stated.insert(number.to_owned());
+            } else if !in_list && let Some((_, comment)) = line.split_once("//") {
+                upheld.extend(invariants_in(comment));
+                // One that a single function has, it states itself.
+                if let Some((_, after)) = comment.split_once("Invariant ") {
+                    stated.extend(invariants_in(after).into_iter().take(1));
+                }
+            }
+        }
+        tested.extend(invariants_in(tests));
+    }
+    for entry in fs::read_dir(root().join("tests")).expect("tests") {
+        let path = entry.expect("entry").path();
+        let is_test = path.extension().is_some_and(|end| end == "rs");
+        if is_test && !path.ends_with("docs.rs") {
+            tested.extend(invariants_in(&fs::read_to_string(path).expect("text")));
+        }
+    }
+    assert!(!stated.is_empty(), "no module states an invariant");
+    let mut failures = Vec::new();
+    for (what, set) in [
+        ("explained in a chapter", &explained),
+        ("stated by a module", &stated),
+        ("cited beside the code that upholds it", &upheld),
+        ("cited by a test", &tested),
+    ] {
+        let all = explained.union(&stated);
+        let missing: Vec<&str> =
+            all.filter(|number| !set.contains(*number)).map(|s| s.as_str()).collect();
+        if !missing.is_empty() {
+            failures.push(format!("not {what}: {}", missing.join(" ")));
+        }
+    }
+    report(&failures);
+}
+
+#[test]
+fn every_page_is_there_and_every_fence_is_of_a_known_kind() {
+    let pages = pages();
+    for name in ["README.md", "docs/README.md"].into_iter().chain(CHAPTERS) {
+        assert!(pages.iter().any(|page| page.name == name), "{name} is missing");
+    }
+    for (page, fence) in fences(&pages) {
+        let kind = fence.info.split([' ', ',']).next().unwrap_or_default();
+        let known = ["rust", "wire", "hexdump", "console", "text", "python"];
+        assert!(known.contains(&kind), "{}: {:?}?", fence.place(page), fence.info);
+    }
+}
+
+#[test]
+fn a_quote_may_elide_and_dedent_but_not_differ() {
+    let file = "fn f() {\n    a();\n\n    b();\n    c();\n}\n";
+    for quote in ["a();\n\nb();\n", "a();\n...\nc();\n", "fn f() {\n...\n}\n"] {
+        assert!(quotes(quote, file), "{quote:?}");
+    }
+    for quote in ["a();\nb();\n", "c();\n...\na();\n", "a(); \n", "...\n", ""] {
+        assert!(!quotes(quote, file), "{quote:?}");
+    }
+    assert!(!quotes("fn f() {\na();\n", file), "all lines move by the same width");
+}
+
+#[test]
+fn constants_are_worked_out_as_rust_does() {
+    let known = BTreeMap::from([("WIDTH".to_owned(), 8)]);
+    for (text, value) in [
+        ("1 << 20", Some(1 << 20)),
+        ("60 * 60 * 24 * 30", Some(2_592_000)),
+        ("(1 << 31) - 3", Some(2_147_483_645)),
+        ("WIDTH + 2", Some(10)),
+        ("1_000", Some(1000)),
+        ("1 + 1 << 3", Some(16)),
+        ("Duration::from_secs(3)", Some(3)),
+        ("\"text\"", None),
+        ("OTHER + 1", None),
+    ] {
+        assert_eq!(evaluate(text, &known), value, "{text}");
+    }
+}
+
+#[test]
+fn a_dump_folds_equal_lines_as_hexdump_does() {
+    let mut bytes = vec![0; 64];
+    bytes.extend(b"A|z");
+    let expected = "\
+00000000  00 00 00 00 00 00 00 00  00 00 00 00 00 00 00 00  |................|
+*
+00000040  41 7c 7a                                          |A|z|
+00000043
+";
+    assert_eq!(hexdump(&bytes), expected);
+}
+
+#[test]
+fn what_can_not_be_run_is_noticed() {
+    for line in [
+        "make all-of-it",
+        "cargo run --bin nothing",
+        "cargo run --bin server -- --prot 7",
+        "target/release/client --quote=1 get k",
+        "rm -r data",
+        "printf x | sh",
+    ] {
+        assert!(check_line(line).is_err(), "{line}");
+    }
+    let line = "printf x | nc 127.0.0.1 11211 && target/release/server -p 0 -vv &";
+    assert_eq!(check_line(line), Ok(()));
+}
+
+// The pages.
+
+struct Page {
+    /// Its path from the root.
+    name: String,
+    /// All that is in no fence.
+    prose: String,
+    fences: Vec<Fence>,
+}
+
+struct Fence {
+    /// The line it opens at.
+    line: usize,
+    /// What stands behind the three ticks.
+    info: String,
+    text: String,
+}
+
+impl Fence {
+    fn place(&self, page: &Page) -> String {
+        format!("{}, line {}", page.name, self.line)
+    }
+}
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn pages() -> Vec<Page> {
+    let docs = fs::read_dir(root().join("docs")).expect("docs");
+    let mut names: Vec<String> = docs
+        .map(|entry| entry.expect("entry").file_name().into_string().expect("UTF-8"))
+        .filter(|name| name.ends_with(".md"))
+        .map(|name| format!("docs/{name}"))
+        .collect();
+    names.push("README.md".into());
+    names.sort();
+    // Whether any is missing is a test of its own.
+    names
+        .into_iter()
+        .filter_map(|name| {
+            let text = fs::read_to_string(root().join(&name)).ok()?;
+            Some(Page::parse(name, &text))
+        })
+        .collect()
+}
+
+fn fences(pages: &[Page]) -> impl Iterator<Item = (&Page, &Fence)> {
+    pages.iter().flat_map(|page| page.fences.iter().map(move |fence| (page, fence)))
+}
+
+impl Page {
+    fn parse(name: String, text: &str) -> Page {
+        let mut page = Page { name, prose: String::new(), fences: Vec::new() };
+        let mut open: Option<Fence> = None;
+        for (line, content) in (1..).zip(text.lines()) {
+            match (content.strip_prefix("```"), &mut open) {
+                (Some(info), None) => {
+                    let info = info.trim().to_owned();
+                    open = Some(Fence { line, info, text: String::new() });
+                }
+                (Some(_), Some(_)) => page.fences.extend(open.take()),
+                (None, Some(fence)) => {
+                    fence.text += content;
+                    fence.text.push('\n');
+                }
+                (None, None) => {
+                    page.prose += content;
+                    page.prose.push('\n');
+                }
+            }
+        }
+        assert!(open.is_none(), "{}: a fence is never closed", page.name);
+        page
+    }
+
+    /// What stands between two ticks.
+    fn code_spans(&self) -> impl Iterator<Item = &str> {
+        self.prose.split('`').skip(1).step_by(2)
+    }
+
+    /// Each name in ticks that has a number in brackets behind it.
+    fn numbers(&self) -> Vec<(String, String)> {
+        let parts: Vec<&str> = self.prose.split('`').collect();
+        let pairs =
+            parts.iter().skip(1).step_by(2).zip(parts.iter().skip(2).step_by(2));
+        pairs
+            .filter_map(|(name, after)| {
+                let inside = after.trim_start().strip_prefix('(')?;
+                let number = inside.split([')', ' ', '\n', ',']).next()?;
+                let counts = number.starts_with(|c: char| c.is_ascii_digit());
+                let named = name.starts_with("--")
+                    || name
+                        .rsplit("::")
+                        .next()?
+                        .bytes()
+                        .all(|b| b.is_ascii_uppercase() || b == b'_');
+                (counts && named).then(|| (name.to_string(), number.to_owned()))
+            })
+            .collect()
+    }
+
+    fn links(&self) -> Vec<String> {
+        let targets = self.prose.split("](").skip(1);
+        targets.filter_map(|rest| Some(rest.split_once(')')?.0.to_owned())).collect()
+    }
+}
+
+fn report(failures: &[String]) {
+    assert!(failures.is_empty(), "\n{}\n", failures.join("\n"));
+}
+
+// Quotes.
+
+/// Whether `quote` occurs in `file`, see the top of this file.
+fn quotes(quote: &str, file: &str) -> bool {
+    let file: Vec<&str> = file.lines().collect();
+    let quote: Vec<&str> = quote.lines().collect();
+    let parts: Vec<&[&str]> = quote
+        .split(|line| line.trim() == "...")
+        .filter(|part| !part.is_empty())
+        .collect();
+    !parts.is_empty()
+        && (0..=40).any(|width| {
+            let indent = " ".repeat(width);
+            let same = |(line, quoted): (&&str, &&str)| {
+                if quoted.is_empty() {
+                    return line.is_empty();
+                }
+                line.strip_prefix(indent.as_str()) == Some(*quoted)
+            };
+            let mut rest = &file[..];
+            parts.iter().all(|part| {
+                let mut places = rest.windows(part.len());
+                let Some(at) =
+                    places.position(|window| window.iter().zip(part.iter()).all(same))
+                else {
+                    return false;
+                };
+                rest = &rest[at + part.len()..];
+                true
+            })
+        })
+}
+
+// Dumps.
+
+/// Sends the lines of a dialogue and waits for each answer before going on, so that
+/// the file's bytes hang on nothing else.
+fn converse(server: &Server, dialogue: &str) {
+    let mut stream = server.connect();
+    let mut request = Vec::new();
+    for line in dialogue.lines() {
+        assert!(!line.contains(['\\', '{']), "too hard for a hex dump: {line}");
+        if let Some(sent) = line.strip_prefix("> ") {
+            request.extend(format!("{sent}\r\n").bytes());
+        } else if let Some(expected) = line.strip_prefix("< ") {
+            stream.write_all(&std::mem::take(&mut request)).expect("sent");
+            let expected = format!("{expected}\r\n");
+            let mut reply = vec![0; expected.len()];
+            stream.read_exact(&mut reply).expect("answered");
+            assert_eq!(String::from_utf8_lossy(&reply), expected);
+        }
+    }
+    assert!(request.is_empty(), "the last line of a dialogue is an answer");
+}
+
+/// `bytes` in the form of `hexdump -C`.
+fn hexdump(bytes: &[u8]) -> String {
+    let mut dump = String::new();
+    let mut last: &[u8] = &[];
+    let mut folded = false;
+    for (row, line) in bytes.chunks(16).enumerate() {
+        if line == last {
+            dump += if folded { "" } else { "*\n" };
+            folded = true;
+            continue;
+        }
+        (last, folded) = (line, false);
+        let mut hex = String::new();
+        for (column, byte) in line.iter().enumerate() {
+            let space = if column == 8 { " " } else { "" };
+            write!(hex, "{space}{byte:02x} ").expect("memory");
+        }
+        let shown: String = line
+            .iter()
+            .map(|&b| if (b' '..=b'~').contains(&b) { char::from(b) } else { '.' })
+            .collect();
+        writeln!(dump, "{:08x}  {hex:<49} |{shown}|", row * 16).expect("memory");
+    }
+    writeln!(dump, "{:08x}", bytes.len()).expect("memory");
+    dump
+}
+
+// Commands.
+
+fn check_line(line: &str) -> Result<(), String> {
+    line.split(['|', '&', ';']).filter(|part| !part.trim().is_empty()).try_for_each(
+        |command| check_command(&command.split_whitespace().collect::<Vec<_>>()),
+    )
+}
+
+fn check_command(words: &[&str]) -> Result<(), String> {
+    match *words {
+        ["make", ref targets @ ..] => {
+            let makefile = fs::read_to_string(root().join("Makefile"))
+                .map_err(|error| format!("Makefile: {error}"))?;
+            let mut wanted = targets.iter().filter(|word| !word.contains('='));
+            let there = |target: &str| {
+                makefile.lines().any(|line| line.starts_with(&format!("{target}:")))
+            };
+            match wanted.find(|target| !there(target)) {
+                Some(target) => Err(format!("no target {target}")),
+                None => Ok(()),
+            }
+        }
+        ["cargo", "run", ref rest @ ..] => {
+            let rest: Vec<&str> =
+                rest.iter().copied().filter(|word| *word != "--release").collect();
+            let (directory, name, arguments) = match rest[..] {
+                ["--bin", name] => ("src/bin", name, &[][..]),
+                ["--bin", name, "--", ..] => ("src/bin", name, &rest[3..]),
+                ["--example", name, ..] => ("examples", name, &[][..]),
+                _ => return Err("cargo run what?".into()),
+            };
+            if !root().join(directory).join(name).with_extension("rs").is_file() {
+                return Err(format!("no {name} in {directory}"));
+            }
+            if directory == "examples" {
+                Ok(())
+            } else {
+                check_options(name, arguments)
+            }
+        }
+        ["nc" | "hexdump" | "kill" | "printf", ..] => Ok(()),
+        [program, ref arguments @ ..] => {
+            match program.strip_prefix("target/release/") {
+                Some(name) => check_options(name, arguments),
+                None => {
+                    Err(format!("{program} is none of the programs that pages use"))
+                }
+            }
+        }
+        [] => Ok(()),
+    }
+}
+
+/// Takes the command line apart as the program itself would.
+fn check_options(program: &str, arguments: &[&str]) -> Result<(), String> {
+    let words = arguments.iter().map(std::ffi::OsString::from);
+    let parse = |name, specs| args::parse(name, name, specs, words);
+    let parsed = match program {
+        "server" => parse("server", SERVER)?,
+        "client" => parse("client", CLIENT)?,
+        "driver" => parse("driver", DRIVER)?,
+        _ => return Err(format!("no program {program}")),
+    };
+    match (parsed, program) {
+        (args::Parsed::Run(args), "server") => args::server_options(&args).map(|_| ()),
+        (args::Parsed::Run(args), "client") => args::client_options(&args).map(|_| ()),
+        _ => Ok(()),
+    }
+}
+
+// Numbers.
+
+fn all_options() -> impl Iterator<Item = &'static Spec> {
+    [SERVER, CLIENT, DRIVER].into_iter().flatten()
+}
+
+/// What the help says that an option is when it is not given: `... [1024]`.
+fn default_of(option: &str) -> Option<Option<String>> {
+    let spec = all_options().find(|spec| spec.long == option)?;
+    let (_, inside) = spec.help.rsplit_once('[')?;
+    Some(inside.split([',', ']', ' ']).next().map(str::to_owned))
+}
+
+/// The files of src.
+fn sources() -> Vec<(String, String)> {
+    let entries = fs::read_dir(root().join("src")).expect("src");
+    entries
+        .map(|entry| entry.expect("entry").path())
+        .filter(|path| path.extension().is_some_and(|end| end == "rs"))
+        .map(|path| {
+            let module = path.file_stem().expect("a name").to_string_lossy().into();
+            (module, fs::read_to_string(path).expect("text"))
+        })
+        .collect()
+}
+
+/// The values of every constant of src that is a number, under `NAME` and under
+/// `module::NAME`. More than one where modules share a name.
+fn constants() -> BTreeMap<String, BTreeSet<String>> {
+    let mut values: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (module, text) in sources() {
+        let mut known = BTreeMap::new();
+        for line in text.lines() {
+            let line = line.trim_start();
+            let line = line.strip_prefix("pub ").unwrap_or(line);
+            let line = line.strip_prefix("pub(crate) ").unwrap_or(line);
+            let Some((name, rest)) =
+                line.strip_prefix("const ").and_then(|rest| rest.split_once(": "))
+            else {
+                continue;
+            };
+            let value = rest.split_once(" = ").and_then(|(_, value)| {
+                evaluate(value.strip_suffix(';').unwrap_or(value), &known)
+            });
+            if let Some(value) = value {
+                known.insert(name.to_owned(), value);
+            }
+        }
+        for (name, value) in known {
+            for key in [format!("{module}::{name}"), name] {
+                values.entry(key).or_default().insert(value.to_string());
+            }
+        }
+    }
+    values
+}
+
+/// The value of an expression of numbers, names, `+ - * <<` and brackets. A path
+/// before a bracket, such as `Duration::from_secs`, changes nothing.
+fn evaluate(text: &str, known: &BTreeMap<String, u64>) -> Option<u64> {
+    let spaced = text.replace('(', " ( ").replace(')', " ) ");
+    let words: Vec<&str> = spaced.split_whitespace().collect();
+    let mut left = &words[..];
+    let value = operation(&mut left, known, 0)?;
+    left.is_empty().then_some(value)
+}
+
+/// The operators, those that bind least first.
+const OPERATORS: [&[&str]; 3] = [&["<<"], &["+", "-"], &["*"]];
+
+fn operation(
+    words: &mut &[&str],
+    known: &BTreeMap<String, u64>,
+    level: usize,
+) -> Option<u64> {
+    let Some(operators) = OPERATORS.get(level) else { return operand(words, known) };
+    let mut value = operation(words, known, level + 1)?;
+    while let Some((operator, rest)) = words.split_first()
+        && operators.contains(operator)
+    {
+        *words = rest;
+        let right = operation(words, known, level + 1)?;
+        value = match *operator {
+            "<<" => value.checked_shl(u32::try_from(right).ok()?)?,
+            "+" => value.checked_add(right)?,
+            "-" => value.checked_sub(right)?,
+            _ => value.checked_mul(right)?,
+        };
+    }
+    Some(value)
+}
+
+fn operand(words: &mut &[&str], known: &BTreeMap<String, u64>) -> Option<u64> {
+    let (word, rest) = words.split_first()?;
+    *words = rest;
+    if *word == "(" {
+        let value = operation(words, known, 0)?;
+        let (close, rest) = words.split_first()?;
+        *words = rest;
+        return (*close == ")").then_some(value);
+    }
+    if word.contains("::") && words.first() == Some(&"(") {
+        return operand(words, known);
+    }
+    word.replace('_', "").parse().ok().or_else(|| known.get(*word).copied())
+}
+
+// Invariants.
+
+/// Whether this is the number of an invariant: `L2`.
+fn is_invariant(word: &str) -> bool {
+    matches!(word.as_bytes(), [letter, digit]
+        if b"PFLRSCVW".contains(letter) && digit.is_ascii_digit())
+}
+
+fn invariants_in(text: &str) -> Vec<String> {
+    text.split(|c: char| !c.is_ascii_alphanumeric())
+        .filter(|word| is_invariant(word))
+        .map(str::to_owned)
+        .collect()
+}
