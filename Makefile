@@ -1,6 +1,6 @@
 # `make` lists the targets. Everything here is a thin shell around cargo.
 
-.PHONY: help build test check run demo docs clean test-against
+.PHONY: help build test check run demo docs clean test-against test-idle
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -25,6 +25,9 @@ demo: ## play a scenario: three clients, one server
 
 test-against: ## replay the dialogues against ADDR=host:port, which is flushed
 	MEMCACHED_ADDR=$(ADDR) cargo test --test wire
+
+test-idle: ## 10,000 idle connections, or IDLE=n, while one client works
+	IDLE=$(or $(IDLE),10000) cargo test --release --test server idle_connections
 
 docs: ## the documentation of the code, as HTML
 	cargo doc --no-deps --document-private-items
