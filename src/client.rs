@@ -443,7 +443,7 @@ impl Client {
 
     fn send(&mut self, request: Request) -> Result<()> {
         self.request.clear();
-        request.write_to(&mut self.request, false);
+        request.write_to(&mut self.request);
         Ok(self.stream.get_mut().write_all(&self.request)?)
     }
 

@@ -102,10 +102,7 @@ impl Store {
         }
         walked?;
         // C3
-        self.log.retire(old, clock())?;
-        let limit = SMALL.max(2 * self.figures().live_bytes);
-        self.call_at.store(generations[1].base + limit, Relaxed);
-        Ok(())
+        self.log.retire(old, clock())
     }
 
     fn walk(

@@ -408,7 +408,7 @@ fn stats<'a>(mut words: Words<'a>) -> Result<Request<'a>, Error> {
 
 impl Request<'_> {
     /// Puts the request behind `out`, as a client sends it.
-    pub fn write_to(&self, out: &mut Vec<u8>, noreply: bool) {
+    pub fn write_to(&self, out: &mut Vec<u8>) {
         let mut words = |words: &[&[u8]]| out.extend_from_slice(&words.join(&b' '));
         match self {
             Request::Get(Retrieval { unique, exptime }, keys) => {
@@ -449,7 +449,7 @@ impl Request<'_> {
             Request::Verbosity => words(&[b"verbosity", b"0"]),
             Request::Quit => words(&[b"quit"]),
         }
-        append(out, format_args!("{}\r\n", if noreply { " noreply" } else { "" }));
+        out.extend_from_slice(b"\r\n");
         if let Request::Store { value, .. } = self {
             out.extend_from_slice(value);
             out.extend_from_slice(b"\r\n");
