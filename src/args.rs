@@ -6,8 +6,9 @@
 //! word that is none, or at `--`.
 
 use crate::client;
+use crate::dialect::Dialect;
 use crate::log::SyncMode;
-use crate::record::{IntOrder, MAX_VALUE};
+use crate::record::{Format, IntOrder, MAX_VALUE};
 use crate::server;
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -70,6 +71,7 @@ pub const SERVER: &[Spec] = &[
         "SECS",
         "exit when nobody was connected so long [0, never]",
     ),
+    spec("dialect", None, "NAME", "memcached, lite or raw [memcached]"),
     spec("verbose", Some('v'), "", "tell of connections; -vv: of each request"),
     HELP,
     VERSION,
@@ -82,6 +84,14 @@ pub const CLIENT: &[Spec] = &[
     spec("timeout", None, "SECS", "how long to wait for it [10]"),
     spec("retry", None, "SECS", "between attempts to connect [5]"),
     spec("key-size", None, "BYTES", "longest key that is sent [250]"),
+    spec(
+        "dialect",
+        None,
+        "NAME",
+        "memcached, lite or raw, as the server's [memcached]",
+    ),
+    spec("int-size", None, "BYTES", "for raw: the server's, 1 to 8 [4]"),
+    spec("int-order", None, "ORDER", "for raw: the server's, big or little [big]"),
     spec("flags", None, "NUM", "flags of a value that is stored [0]"),
     spec("exptime", None, "SECS", "life of a value that is stored [0, for ever]"),
     spec("quote", None, "", "print each reply as one line in quotes, escaped"),
@@ -254,6 +264,33 @@ impl Args {
         Ok(seconds.map(Duration::from_secs_f64))
     }
 
+    /// The option's value as one of these names.
+    fn choice<T: Copy, const N: usize>(
+        &self,
+        name: &str,
+        choices: [(&str, T); N],
+    ) -> Result<Option<T>, String> {
+        let Some(text) = self.text(name) else { return Ok(None) };
+        let found = choices.iter().find(|(choice, _)| *choice == text);
+        let Some((_, value)) = found else {
+            let (last, others) = choices.split_last().expect("there is a choice");
+            let others = others.iter().map(|(choice, _)| *choice);
+            let others = others.collect::<Vec<_>>().join(", ");
+            return Err(format!("--{name} is {others} or {}, not {text}", last.0));
+        };
+        Ok(Some(*value))
+    }
+
+    fn dialect(&self, format: Format) -> Result<Dialect, String> {
+        let dialects = [
+            ("memcached", Dialect::Memcached),
+            ("lite", Dialect::Lite),
+            ("raw", Dialect::Raw(format)),
+        ];
+        let chosen = self.choice("dialect", dialects)?;
+        Ok(chosen.unwrap_or(Dialect::Memcached))
+    }
+
     /// An error if words stand behind the options.
     pub fn no_words(&self) -> Result<(), String> {
         match self.words.first() {
@@ -265,6 +302,9 @@ impl Args {
         }
     }
 }
+
+const INT_ORDERS: [(&str, IntOrder); 2] =
+    [("big", IntOrder::Big), ("little", IntOrder::Little)];
 
 fn in_range<N: FromStr + PartialOrd + Display>(
     name: &str,
@@ -310,21 +350,11 @@ pub fn server_options(args: &Args) -> Result<server::Options, String> {
     let settings = &mut options.store.settings;
     settings.key_size = args.number("key-size", 1..=u16::MAX)?;
     settings.int_size = args.number("int-size", 1..=8)?;
-    settings.int_order = match args.text("int-order") {
-        None => None,
-        Some("big") => Some(IntOrder::Big),
-        Some("little") => Some(IntOrder::Little),
-        Some(other) => {
-            return Err(format!("--int-order is big or little, not {other}"));
-        }
-    };
-    options.store.sync = match args.text("sync") {
-        None | Some("always") => SyncMode::Always,
-        Some("every-second") => SyncMode::EverySecond,
-        Some(other) => {
-            return Err(format!("--sync is always or every-second, not {other}"));
-        }
-    };
+    settings.int_order = args.choice("int-order", INT_ORDERS)?;
+    let modes = [("always", SyncMode::Always), ("every-second", SyncMode::EverySecond)];
+    options.store.sync = args.choice("sync", modes)?.unwrap_or(options.store.sync);
+    // The server reads the sizes of raw from its data.
+    options.dialect = args.dialect(Format::default())?;
     if let Some(text) = args.text("max-item-size") {
         options.store.max_item_size = size("max-item-size", text)?;
     }
@@ -355,6 +385,12 @@ pub fn client_options(args: &Args) -> Result<client::Options, String> {
         return Err("--timeout takes more than 0 seconds".into());
     }
     options.key_size = args.number("key-size", 1..=65535)?.unwrap_or(options.key_size);
+    let format = Format::default();
+    options.dialect = args.dialect(Format {
+        int_size: args.number("int-size", 1..=8)?.unwrap_or(format.int_size),
+        int_order: args.choice("int-order", INT_ORDERS)?.unwrap_or(format.int_order),
+        ..format
+    })?;
     Ok(options)
 }
 

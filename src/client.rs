@@ -8,6 +8,7 @@
 //! Left out: pipelining and `noreply`, which need a caller that can live with errors
 //! that come late; and choosing among several servers, which a proxy does better.
 
+use crate::dialect::{Dialect, INVALID_REQUEST};
 use crate::protocol::{MAX_LENGTH, Request, Retrieval, Topic, Verb};
 use crate::reply::{Reply, ValueLine};
 use crate::words::Words;
@@ -28,6 +29,8 @@ pub struct Options {
     pub retry: Duration,
     /// The longest key that is sent, in bytes: the server's KEY_SIZE.
     pub key_size: usize,
+    /// How requests and replies are worded.
+    pub dialect: Dialect,
 }
 
 impl Default for Options {
@@ -37,6 +40,7 @@ impl Default for Options {
             timeout: Duration::from_secs(10),
             retry: Duration::from_secs(5),
             key_size: 250,
+            dialect: Dialect::Memcached,
         }
     }
 }
@@ -46,6 +50,9 @@ impl Default for Options {
 pub enum ClientError {
     /// The key can't be sent: this is what is wrong with it. Nothing was sent.
     Key(String),
+    /// The dialect has no words for this, or none for so large a value. Nothing was
+    /// sent.
+    Dialect,
     /// The value is longer than the protocol allows, in bytes. Nothing was sent.
     Value(usize),
     /// Nobody answered at this address until the timeout.
@@ -66,7 +73,8 @@ impl ClientError {
     /// Whether the connection is of no more use.
     pub fn is_fatal(&self) -> bool {
         use ClientError::{Key, Refused, Server, Value};
-        !matches!(self, Key(_) | Value(_) | Refused(_) | Server(_))
+        let harmless = matches!(self, Key(_) | Value(_) | Refused(_) | Server(_));
+        !harmless && !matches!(self, ClientError::Dialect)
     }
 }
 
@@ -74,6 +82,9 @@ impl fmt::Display for ClientError {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
             ClientError::Key(why) => f.write_str(why),
+            ClientError::Dialect => {
+                write!(f, "this can't be said in the dialect that was chosen")
+            }
             ClientError::Value(len) => {
                 write!(f, "a value of {len} bytes is longer than {MAX_LENGTH}")
             }
@@ -147,6 +158,7 @@ pub struct Client {
     stream: BufReader<TcpStream>,
     request: Vec<u8>,
     key_size: usize,
+    dialect: Dialect,
 }
 
 impl Client {
@@ -176,8 +188,9 @@ impl Client {
                     stream.set_read_timeout(Some(options.timeout))?;
                     stream.set_write_timeout(Some(options.timeout))?;
                     let stream = BufReader::new(stream);
-                    let key_size = options.key_size;
-                    return Ok(Client { stream, request: Vec::new(), key_size });
+                    let Options { key_size, dialect, .. } = *options;
+                    let request = Vec::new();
+                    return Ok(Client { stream, request, key_size, dialect });
                 }
                 Err(error) => last = error,
             }
@@ -379,23 +392,29 @@ impl Client {
         let mut items = Vec::new();
         loop {
             let line = self.line()?;
-            let value_line = ValueLine::parse(&line);
+            let value_line = self.dialect.parse_value_line(&line);
             let Some(ValueLine { key, flags, length, unique }) =
                 value_line.filter(|line| line.length as u64 <= MAX_LENGTH)
             else {
-                let at_end = Reply::parse(&line) == Some(Reply::End);
+                let at_end = self.dialect.parse_reply(&line) == Some(Reply::End);
                 return if at_end { Ok(items) } else { refused(&line) };
             };
             // Grows with what comes, whatever length the line states.
             let mut value = Vec::new();
-            (&mut self.stream).take(length as u64 + 2).read_to_end(&mut value)?;
-            if value.len() < length + 2 {
+            let end = self.dialect.line_end();
+            let whole = length + end.len();
+            (&mut self.stream).take(whole as u64).read_to_end(&mut value)?;
+            if value.len() < whole {
                 return Err(ClientError::Closed);
             }
-            if !value.ends_with(b"\r\n") {
+            if !value.ends_with(end) {
                 return refused(&line);
             }
             value.truncate(length);
+            // The two are one there.
+            if value.is_empty() && self.dialect != Dialect::Memcached {
+                continue;
+            }
             items.push(Item { key: key.into(), flags, unique, value });
         }
     }
@@ -434,7 +453,7 @@ impl Client {
         }
         self.send(request)?;
         let line = self.line()?;
-        match Reply::parse(&line) {
+        match self.dialect.parse_reply(&line) {
             Some(Reply::ServerError(why)) => Err(ClientError::Server(why)),
             Some(reply) => Ok(reply),
             None => refused(&line),
@@ -443,14 +462,18 @@ impl Client {
 
     fn send(&mut self, request: Request) -> Result<()> {
         self.request.clear();
-        request.write_to(&mut self.request);
+        if !self.dialect.write_request(&request, &mut self.request) {
+            return Err(ClientError::Dialect);
+        }
         Ok(self.stream.get_mut().write_all(&self.request)?)
     }
 
     /// The next line, without its end.
     fn line(&mut self) -> Result<Vec<u8>> {
         let mut line = Vec::new();
-        (&mut self.stream).take(MAX_LINE).read_until(b'\n', &mut line)?;
+        let mut stream = (&mut self.stream).take(MAX_LINE);
+        while stream.read_until(b'\n', &mut line)? > 0 && !self.dialect.is_line(&line) {
+        }
         match line.strip_suffix(b"\r\n").map(<[u8]>::len) {
             Some(len) => {
                 line.truncate(len);
@@ -470,7 +493,10 @@ fn refused<T>(line: &[u8]) -> Result<T> {
     let text = String::from_utf8_lossy(line).into_owned();
     Err(match Reply::parse(line) {
         Some(Reply::ServerError(why)) => ClientError::Server(why),
-        _ if text == "ERROR" || text.starts_with("CLIENT_ERROR ") => {
+        _ if text == "ERROR"
+            || text.starts_with("CLIENT_ERROR ")
+            || text.starts_with(INVALID_REQUEST) =>
+        {
             ClientError::Refused(text)
         }
         _ => ClientError::Unexpected(text),

@@ -15,8 +15,9 @@
 //!   and [`OUTPUT_LIMIT`] of replies and one value more.
 //! - V3: an idle connection holds no buffers.
 
+use crate::dialect::Dialect;
 use crate::os::Interest;
-use crate::protocol::{self, BlockEnd, Message, Parsed, Refusal};
+use crate::protocol::{BlockEnd, Message, Parsed, Refusal};
 use crate::protocol::{Request, Retrieval};
 use crate::reply::{Error, Reply};
 use crate::say;
@@ -201,7 +202,7 @@ impl Connection {
             }
             let rest = &bytes[used..];
             let step = if self.swallow.is_some() {
-                self.swallow(rest)
+                self.swallow(rest, context.service.dialect)
             } else if let Some((retrieval, len)) = self.paused.take() {
                 let line = &rest[..len];
                 let keys = Words(&line[..len - end_len(line)]);
@@ -226,11 +227,11 @@ impl Connection {
     }
 
     /// Throws away what is there of a refused block. Returns the bytes used.
-    fn swallow(&mut self, bytes: &[u8]) -> usize {
+    fn swallow(&mut self, bytes: &[u8], dialect: Dialect) -> usize {
         let Some(Swallow { left, reply }) = &mut self.swallow else { return 0 };
         let skipped = bytes.len().min(*left);
         *left -= skipped;
-        match protocol::block_end(&bytes[skipped..], *left) {
+        match dialect.block_end(&bytes[skipped..], *left) {
             BlockEnd::Incomplete(needed) => {
                 // Counts where nothing was skipped: from here on, `needed` bytes.
                 self.needed = needed;
@@ -238,7 +239,7 @@ impl Connection {
             }
             BlockEnd::Found(end) | BlockEnd::Missing(end) => {
                 if let Some(reply) = reply {
-                    reply.write_to(&mut self.output);
+                    dialect.write_reply(reply, &mut self.output);
                 }
                 self.swallow = None;
                 skipped + end
@@ -251,8 +252,9 @@ impl Connection {
     fn next_request(&mut self, bytes: &[u8], context: &mut Context) -> usize {
         let start = self.output.len();
         // The clock is looked at for `-vv` alone.
-        let begun = (context.service.verbosity > 1).then(Instant::now);
-        let (used, noreply) = match protocol::parse(bytes, &context.service.limits) {
+        let service = &context.service;
+        let begun = (service.verbosity > 1).then(Instant::now);
+        let (used, noreply) = match service.dialect.parse(bytes, &service.limits) {
             Parsed::Incomplete(needed) => {
                 self.needed = needed;
                 return 0;
@@ -306,7 +308,7 @@ impl Connection {
                 let reply = (!refusal.noreply).then_some(reply);
                 self.swallow = Some(Swallow { left, reply });
             }
-            None => reply.write_to(&mut self.output),
+            None => context.service.dialect.write_reply(&reply, &mut self.output),
         }
     }
 
@@ -350,9 +352,10 @@ impl Connection {
 
     /// V1: puts one line in the place of replies that are not known to hold, after
     /// which the connection is closed.
-    pub fn fail(&mut self, error: &dyn std::fmt::Display) {
+    pub fn fail(&mut self, error: &dyn std::fmt::Display, dialect: Dialect) {
         self.output.clear();
-        Reply::ServerError(error.to_string()).write_to(&mut self.output);
+        let reply = Reply::ServerError(error.to_string());
+        dialect.write_reply(&reply, &mut self.output);
         self.closing = true;
     }
 

@@ -45,7 +45,7 @@
 //! | [`walk`], [`replay`] | reading files back, and what to do with damage |
 //! | `index`, [`store`], [`commands`] | where each key's record stands; what each command means |
 //! | [`compact`] | live records move to the next file, the old file goes |
-//! | [`words`], [`reply`], [`protocol`] | bytes <-> requests, and replies <-> bytes |
+//! | [`words`], [`reply`], [`protocol`], [`dialect`] | bytes <-> requests, and replies <-> bytes |
 //! | [`os`] | the few system calls that the standard library lacks |
 //! | [`stats`], [`service`] | from a request to its reply |
 //! | [`connection`], [`listener`], `pool`, `worker`, [`server`] | sockets: who is served, by whom, and when |
@@ -62,6 +62,7 @@ pub mod commands;
 pub mod compact;
 pub mod connection;
 pub mod crc;
+pub mod dialect;
 pub mod disk;
 pub mod driver;
 mod index;

@@ -1,6 +1,7 @@
 //! How a server is set up, and where it listens: a port, or a socket in the file system.
 
 use crate::connection::Stream;
+use crate::dialect::Dialect;
 use crate::os;
 use crate::store;
 use std::fmt;
@@ -33,6 +34,8 @@ pub struct Options {
     pub data: PathBuf,
     /// `--key-size`, `--int-size`, `--int-order`, `--sync`, `--max-item-size`.
     pub store: store::Options,
+    /// `--dialect`: how requests and replies are worded.
+    pub dialect: Dialect,
     /// `--threads`: workers.
     pub threads: usize,
     /// `--conn-limit`: connections served at once.
@@ -58,6 +61,7 @@ impl Default for Options {
             unix_socket: None,
             data: "data".into(),
             store: store::Options::default(),
+            dialect: Dialect::Memcached,
             threads: thread::available_parallelism().map_or(1, usize::from),
             conn_limit: 1024,
             backlog: 0,

@@ -38,8 +38,13 @@ pub struct Limits {
 }
 
 impl Limits {
+    /// Whether a value of this length is more than is taken under this key.
+    pub(crate) fn is_too_large(&self, key: &[u8], length: usize) -> bool {
+        length > self.max_value || key.len() + length > self.max_item_size
+    }
+
     /// The longest line, but for those that carry any number of keys.
-    fn line(&self) -> usize {
+    pub(crate) fn line(&self) -> usize {
         (self.key_size + 256).max(2048)
     }
 
@@ -216,9 +221,7 @@ pub fn parse<'a>(input: &'a [u8], limits: &Limits) -> Parsed<'a> {
         [] | [_] => (Err(Error::BadFormat), false),
         _ => match Verb::named(command) {
             Some(verb) => return store(verb, words, body, used, limits),
-            None if words.last().is_some_and(|word| word.starts_with(b"HTTP/")) => {
-                return Parsed::Hangup;
-            }
+            None if is_http(line) => return Parsed::Hangup,
             None => (Err(Error::Unknown), false),
         },
     };
@@ -228,7 +231,13 @@ pub fn parse<'a>(input: &'a [u8], limits: &Limits) -> Parsed<'a> {
     }
 }
 
-fn refuse<'a>(error: Error, noreply: bool, used: usize) -> Parsed<'a> {
+/// Whether the line is the first of a browser's request, which anybody's page may have
+/// it send: what follows is not to be looked at.
+pub(crate) fn is_http(line: &[u8]) -> bool {
+    Words(line).last().is_some_and(|word| word.starts_with(b"HTTP/"))
+}
+
+pub(crate) fn refuse<'a>(error: Error, noreply: bool, used: usize) -> Parsed<'a> {
     Parsed::Refused(Refusal { error, noreply, used, swallow: None, stale: None })
 }
 
@@ -248,7 +257,7 @@ fn key<'a>(words: &mut Words<'a>, limits: &Limits) -> Result<&'a [u8], Error> {
     words.next().filter(|word| is_key(word, limits)).ok_or(Error::BadFormat)
 }
 
-fn is_key(word: &[u8], limits: &Limits) -> bool {
+pub(crate) fn is_key(word: &[u8], limits: &Limits) -> bool {
     (1..=limits.key_size).contains(&word.len()) && !word.contains(&0)
 }
 
@@ -310,7 +319,7 @@ fn store<'a>(
     else {
         return refuse_block(Error::BadFormat, None);
     };
-    if length > limits.max_value || key.len() + length > limits.max_item_size {
+    if limits.is_too_large(key, length) {
         return refuse_block(Error::TooLarge, (verb == Verb::Set).then_some(key));
     }
     match block_end(body, length) {

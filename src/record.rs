@@ -350,7 +350,7 @@ impl Draft {
 
 impl IntOrder {
     /// Writes the low bytes of `value` over all of `field`, at most 8 bytes.
-    fn write(self, field: &mut [u8], value: u64) {
+    pub(crate) fn write(self, field: &mut [u8], value: u64) {
         field.copy_from_slice(&value.to_be_bytes()[8 - field.len()..]);
         if self == IntOrder::Little {
             field.reverse();
@@ -358,7 +358,7 @@ impl IntOrder {
     }
 
     /// The number in `field`, at most 8 bytes.
-    fn read(self, field: &[u8]) -> u64 {
+    pub(crate) fn read(self, field: &[u8]) -> u64 {
         let more = |number, byte: &u8| number << 8 | u64::from(*byte);
         match self {
             IntOrder::Big => field.iter().fold(0, more),

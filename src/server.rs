@@ -24,6 +24,7 @@
 //! do. Left out: moving connections between workers, so one worker can be busier than
 //! another when few clients do most of the work.
 
+use crate::dialect::Dialect;
 use crate::listener::Listener;
 pub use crate::listener::{Options, StartError};
 pub use crate::os::unix_now;
@@ -77,7 +78,14 @@ impl Server {
     }
 
     fn new(options: Options, listener: Listener, store: Store) -> Server {
+        // Raw sizes are as wide as those in the file, which may be older than the
+        // options.
+        let dialect = match options.dialect {
+            Dialect::Raw(_) => Dialect::Raw(store.format()),
+            other => other,
+        };
         let service = Arc::new(Service {
+            dialect,
             limits: Limits {
                 key_size: store.key_size(),
                 max_value: store.max_value(),

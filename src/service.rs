@@ -5,6 +5,7 @@
 //! worker sets once a tick, and counts in counters of its own. Nothing here knows of
 //! sockets; a reply goes into the buffer that the caller gives.
 
+use crate::dialect::Dialect;
 use crate::log::LogError;
 use crate::os;
 use crate::protocol::{Limits, Request, Retrieval, Topic, Verb};
@@ -31,6 +32,8 @@ pub struct Service {
     pub store: Store,
     /// What requests may ask for.
     pub limits: Limits,
+    /// How requests and replies are worded.
+    pub dialect: Dialect,
     /// How much is said on standard output: 0, 1 (`-v`) or 2 (`-vv`).
     pub verbosity: u8,
     /// Name and value of what `stats settings` tells.
@@ -153,9 +156,10 @@ impl Context {
         let Retrieval { unique, exptime } = retrieval;
         let Context { service, session, worker, .. } = self;
         let (counters, store) = (&service.counters[*worker], &service.store);
+        let dialect = service.dialect;
         while out.len() < OUTPUT_LIMIT {
             let Some(key) = keys.next() else {
-                Reply::End.write_to(out);
+                dialect.write_reply(&Reply::End, out);
                 return None;
             };
             let (found, asked, hit, miss) = match exptime {
@@ -173,13 +177,16 @@ impl Context {
                 Ok(Some(item)) => {
                     counters.add(hit, 1);
                     let unique = unique.then_some(item.cas);
-                    reply::write_value(out, key, item.flags, unique, item.value);
+                    dialect.write_value(out, key, item.flags, unique, item.value);
                 }
-                Ok(None) => counters.add(miss, 1),
+                Ok(None) => {
+                    counters.add(miss, 1);
+                    dialect.write_miss(out, key);
+                }
                 Err(error) => {
                     // One line replaces what this get has answered and not sent yet.
                     out.truncate(start);
-                    Reply::ServerError(error.to_string()).write_to(out);
+                    dialect.write_reply(&Reply::ServerError(error.to_string()), out);
                     return None;
                 }
             }
@@ -266,9 +273,9 @@ impl Context {
             // The connection's own business.
             Request::Get(..) | Request::Quit => return,
         };
-        result
-            .unwrap_or_else(|error| Reply::ServerError(error.to_string()))
-            .write_to(out);
+        let reply =
+            result.unwrap_or_else(|error| Reply::ServerError(error.to_string()));
+        service.dialect.write_reply(&reply, out);
     }
 
     /// Removes the old value of a key whose new one was too large.

@@ -29,7 +29,7 @@ use crate::disk::{Directory, Disk, OwnerLock};
 use crate::index::{Entry, Index, Shard};
 use crate::lock;
 use crate::log::{Generation, Log, LogError, Result, SyncMode};
-use crate::record::{Draft, Kind, Record};
+use crate::record::{Draft, Format, Kind, Record};
 use crate::replay::{self, OpenError, Settings, Torn};
 use std::ops::Range;
 use std::path::Path;
@@ -203,6 +203,11 @@ impl Store {
     /// The longest key, in bytes.
     pub fn key_size(&self) -> usize {
         usize::from(self.log.format().key_size)
+    }
+
+    /// How wide the fields of the data files are.
+    pub fn format(&self) -> Format {
+        *self.log.format()
     }
 
     /// The largest value that any key can have, in bytes.

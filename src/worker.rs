@@ -132,7 +132,7 @@ impl<P: Poller> Worker<P> {
         if let Err(error) = committed
             && !self.pool.service.store.is_committed(connection.depends_on)
         {
-            connection.fail(error);
+            connection.fail(error, self.pool.service.dialect);
         }
         connection.depends_on = 0;
         let flushed = connection.flush(now, &mut self.context);

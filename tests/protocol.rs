@@ -9,6 +9,7 @@ mod common;
 use common::TempDir;
 use common::disk::{Call, Faulty, How};
 use memcached_lite::connection::{Connection, READ_LIMIT, Stream};
+use memcached_lite::dialect::Dialect;
 use memcached_lite::log::SyncMode;
 use memcached_lite::protocol::{self, BlockEnd, Limits, Message, Parsed};
 use memcached_lite::protocol::{Refusal, Request, Retrieval, Topic, Verb};
@@ -356,6 +357,7 @@ fn service(directory: &TempDir, max_item_size: usize) -> Arc<Service> {
 
 fn service_over(store: Store, max_item_size: usize) -> Arc<Service> {
     Arc::new(Service {
+        dialect: Dialect::Memcached,
         limits: Limits {
             key_size: store.key_size(),
             max_value: store.max_value(),
