@@ -7,7 +7,9 @@
 
 use crate::client;
 use crate::dialect::Dialect;
+use crate::driver;
 use crate::log::SyncMode;
+use crate::random::Random;
 use crate::record::{Format, IntOrder, MAX_VALUE};
 use crate::server;
 use std::collections::HashMap;
@@ -105,6 +107,9 @@ pub const DRIVER: &[Spec] = &[
     spec("test", None, "NUM", "run this scenario"),
     spec("all", None, "", "run all of them"),
     spec("list", None, "", "list them"),
+    spec("clients", None, "NUM", "so many clients in scenario 6 [10]"),
+    spec("seed", None, "NUM", "play it with the same random numbers again"),
+    spec("against", None, "ADDR", "drive the memcached at HOST:PORT, which is flushed"),
     HELP,
     VERSION,
 ];
@@ -392,6 +397,21 @@ pub fn client_options(args: &Args) -> Result<client::Options, String> {
         ..format
     })?;
     Ok(options)
+}
+
+/// The options of a driver.
+pub fn driver_options(args: &Args) -> Result<driver::Options, String> {
+    let against = args.text("against").map(str::to_owned);
+    if let Some(address) = &against {
+        let port =
+            address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+        port.ok_or_else(|| format!("--against takes HOST:PORT, not {address}"))?;
+    }
+    Ok(driver::Options {
+        seed: args.number("seed", 0..=u64::MAX)?.unwrap_or_else(Random::seed),
+        clients: args.number("clients", 1..=100_000)?.unwrap_or(10),
+        against,
+    })
 }
 
 #[cfg(test)]

@@ -50,7 +50,7 @@
 //! | [`stats`], [`service`] | from a request to its reply |
 //! | [`connection`], [`listener`], `pool`, `worker`, [`server`] | sockets: who is served, by whom, and when |
 //! | [`client`], [`shell`] | the other end: as a library, and as a program |
-//! | [`driver`] | scenarios with real processes |
+//! | [`driver`], [`random`] | scenarios with real processes |
 //! | [`args`], [`programs`] | the three programs and their options |
 //!
 //! Imports point up this table, or to a neighbour in the same row. The chapters in `docs/` explain each part and
@@ -72,6 +72,7 @@ pub mod os;
 mod pool;
 pub mod programs;
 pub mod protocol;
+pub mod random;
 pub mod record;
 pub mod replay;
 pub mod reply;

@@ -93,7 +93,7 @@ pub fn driver(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(word) if word == "client" => return client(args.skip(1)),
         _ => {}
     }
-    let usage = "driver --list | --test NUM | --all";
+    let usage = "driver --list | --test NUM | --all | --clients NUM  [OPTION]...";
     program("driver", usage, args::DRIVER, args, |args| {
         if args.has("list") {
             for scenario in &driver::SCENARIOS {
@@ -102,8 +102,10 @@ pub fn driver(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return Ok(ExitCode::SUCCESS);
         }
         let scenarios = chosen_scenarios(&args).map_err(StartError::Usage)?;
+        let options = args::driver_options(&args).map_err(StartError::Usage)?;
         // All are played, also after one that fails.
-        let failed = scenarios.iter().filter(|scenario| !driver::run(scenario)).count();
+        let played = scenarios.iter().map(|scenario| driver::run(scenario, &options));
+        let failed = played.filter(|is_ok| !is_ok).count();
         Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     })
 }
@@ -114,7 +116,11 @@ fn chosen_scenarios(args: &Args) -> Result<&'static [driver::Scenario], String> 
     if args.has("all") {
         return Ok(all);
     }
-    let number = args.number("test", 1..=all.len())?;
-    let number = number.ok_or("what is to be run? --test NUM, --all, or --list")?;
+    let number = match args.number("test", 1..=all.len())? {
+        None if args.has("clients") => Some(6),
+        number => number,
+    };
+    let number = number
+        .ok_or("what is to be run? --test NUM, --all, --clients NUM or --list")?;
     Ok(&all[number - 1..number])
 }
