@@ -1,6 +1,6 @@
 # `make` lists the targets. Everything here is a thin shell around cargo.
 
-.PHONY: help build test check run demo docs clean test-against test-idle
+.PHONY: help build test check run demo docs clean test-against test-idle interop
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -28,6 +28,19 @@ test-against: ## replay the dialogues against ADDR=host:port, which is flushed
 
 test-idle: ## 10,000 idle connections, or IDLE=n, while one client works
 	IDLE=$(or $(IDLE),10000) cargo test --release --test server idle_connections
+
+# The client is installed once, below target/; only that needs the network.
+PYMEMCACHE = 4.0.0
+VENV = target/venv
+interop: ## have pymemcache, a client in Python, try the server
+	@python3 -c 'import venv, ensurepip' 2>/dev/null || \
+	  { echo "interop needs python3 with its venv module (python3-venv)" >&2; exit 1; }
+	cargo build --release --bin server
+	@$(VENV)/bin/pip freeze 2>/dev/null | grep -qx pymemcache==$(PYMEMCACHE) || \
+	  { python3 -m venv --clear $(VENV) && \
+	    $(VENV)/bin/pip install --quiet pymemcache==$(PYMEMCACHE); }
+	$(VENV)/bin/python examples/pymemcache_client.py \
+	  $(or $(CARGO_TARGET_DIR),target)/release/server
 
 docs: ## the documentation of the code, as HTML
 	cargo doc --no-deps --document-private-items

@@ -70,33 +70,40 @@ pub fn malformed_requests(stage: &Stage) -> Result {
     let mut peer = stage.peer(&server, 2)?;
     let bad_line = "CLIENT_ERROR bad command line format\r\n";
     let long_key = "k".repeat(251);
-    let refused: &[(&str, &str)] = &[
-        ("bogus\r\n", "ERROR\r\n"),
-        ("GET neighbour\r\n", "ERROR\r\n"),
-        ("get\tneighbour\r\n", "ERROR\r\n"),
+    let value = "18\r\ndelete neighbour\r\n\r\n";
+    let mut requests = vec![
+        ("bogus\r\n".to_owned(), "ERROR\r\n"),
+        ("GET neighbour\r\n".into(), "ERROR\r\n"),
+        ("get\tneighbour\r\n".into(), "ERROR\r\n"),
         // Without a length, the next line is the next request.
-        ("set key 0 0 -1\r\n", bad_line),
-        ("set key 0 0 five\r\n", bad_line),
-        ("set key 0 0 99999999999999999999\r\n", bad_line),
+        ("set key 0 0 -1\r\n".into(), bad_line),
+        ("set key 0 0 five\r\n".into(), bad_line),
+        ("set key 0 0 99999999999999999999\r\n".into(), bad_line),
         // With one, the value is no request, whatever it looks like.
-        ("set key five 0 18\r\ndelete neighbour\r\n\r\n", bad_line),
-        ("set key 0 five 18\r\ndelete neighbour\r\n\r\n", bad_line),
-        (&format!("set {long_key} 0 0 18\r\ndelete neighbour\r\n\r\n"), bad_line),
-        ("set key 0 0 18\r\ndelete neighbour\r\n\r\n", "STORED\r\n"),
-        ("set key 0 0 4\r\nlonger", "CLIENT_ERROR bad data chunk\r\n"),
-        (&format!("get key {long_key}\r\n"), bad_line),
+        (format!("set key 0 0 {value}"), "STORED\r\n"),
+        ("set key 0 0 4\r\nlonger".into(), "CLIENT_ERROR bad data chunk\r\n"),
+        (format!("get key {long_key}\r\n"), bad_line),
         (
-            "incr key 1\r\n",
+            "incr key 1\r\n".into(),
             "CLIENT_ERROR cannot increment or decrement non-numeric value\r\n",
         ),
-        ("incr key more\r\n", "CLIENT_ERROR invalid numeric delta argument\r\n"),
-        ("touch key soon\r\n", "CLIENT_ERROR invalid exptime argument\r\n"),
+        ("incr key more\r\n".into(), "CLIENT_ERROR invalid numeric delta argument\r\n"),
+        ("touch key soon\r\n".into(), "CLIENT_ERROR invalid exptime argument\r\n"),
         (
-            "delete neighbour 5\r\n",
+            "delete neighbour 5\r\n".into(),
             "CLIENT_ERROR bad command line format.  Usage: delete <key> [noreply]\r\n",
         ),
     ];
-    for (request, reply) in refused {
+    // Where something else is wrong with a line, some older memcached takes what it
+    // announces for requests.
+    if !stage.is_foreign() {
+        for (key, flags, exptime) in
+            [("key", "five", "0"), ("key", "0", "five"), (&long_key, "0", "0")]
+        {
+            requests.push((format!("set {key} {flags} {exptime} {value}"), bad_line));
+        }
+    }
+    for (request, reply) in requests {
         stage.talk(&mut peer, request, reply)?;
         stage.ask(&mut neighbour, "get neighbour", &quoted("unhurt"))?;
     }
