@@ -1,6 +1,6 @@
 # `make` lists the targets. Everything here is a thin shell around cargo.
 
-.PHONY: help build test check run demo docs clean test-against test-idle interop
+.PHONY: help build test check run demo designs docs clean test-against test-idle interop
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -41,6 +41,9 @@ interop: ## have pymemcache, a client in Python, try the server
 	    $(VENV)/bin/pip install --quiet pymemcache==$(PYMEMCACHE); }
 	$(VENV)/bin/python examples/pymemcache_client.py \
 	  $(or $(CARGO_TARGET_DIR),target)/release/server
+
+designs: ## measure six ways to store, and draw docs/designs.svg
+	cargo run --release --example designs -- docs/designs.svg
 
 docs: ## the documentation of the code, as HTML
 	cargo doc --no-deps --document-private-items

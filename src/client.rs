@@ -1,9 +1,11 @@
 //! A client of any memcached, as a library: one method a command.
 //!
-//! [`Client`] sends one request and waits for its answer. Keys and values are checked
-//! before anything is sent, so a mistake costs no round trip and can't put the
-//! connection out of step. After an error of the connection, or an answer that is
-//! none, the client is of no more use: connect again.
+//! [`Client`] sends one request and waits for its answer.
+//!
+//! - K1: nothing is sent that can't be a request. Keys and values are checked before,
+//!   so a mistake costs no round trip and can't put the connection out of step.
+//! - K2: after an error of the connection, or an answer that is none, the connection
+//!   is not used again. [`ClientError::is_fatal`] says so; its holder connects anew.
 //!
 //! Left out: pipelining and `noreply`, which need a caller that can live with errors
 //! that come late; and choosing among several servers, which a proxy does better.
@@ -70,7 +72,8 @@ pub enum ClientError {
 }
 
 impl ClientError {
-    /// Whether the connection is of no more use.
+    /// K2: whether the connection is of no more use. A refusal is an answer, whole and
+    /// in its place; what was never sent has none to wait for.
     pub fn is_fatal(&self) -> bool {
         use ClientError::{Key, Refused, Server, Value};
         let harmless = matches!(self, Key(_) | Value(_) | Refused(_) | Server(_));
@@ -165,15 +168,26 @@ impl Client {
     /// Connects, trying again every [`Options::retry`] until [`Options::timeout`] is
     /// used up: the server may be about to start.
     pub fn connect(options: &Options) -> Result<Client> {
+        Client::connect_with(options, |_| ())
+    }
+
+    /// The same, and `retrying` hears why an attempt failed after which there will be
+    /// another: a library does not print.
+    pub fn connect_with(
+        options: &Options,
+        mut retrying: impl FnMut(&ClientError),
+    ) -> Result<Client> {
         let deadline = Instant::now() + options.timeout;
         loop {
-            match Client::attempt(options, deadline) {
+            let error = match Client::attempt(options, deadline) {
                 Ok(client) => return Ok(client),
-                Err(error) if Instant::now() + options.retry >= deadline => {
-                    return Err(ClientError::Connect(options.address.clone(), error));
-                }
-                Err(_) => thread::sleep(options.retry),
+                Err(error) => ClientError::Connect(options.address.clone(), error),
+            };
+            if Instant::now() + options.retry >= deadline {
+                return Err(error);
             }
+            retrying(&error);
+            thread::sleep(options.retry);
         }
     }
 
@@ -385,6 +399,7 @@ impl Client {
         }
         let mut words = Vec::new();
         for key in keys {
+            // K1: the blank behind a key has to be ours.
             words.extend_from_slice(self.check_key(key.as_ref())?);
             words.push(b' ');
         }
@@ -439,6 +454,7 @@ impl Client {
 
     /// Sends a request that is answered with one line, and returns the answer as it is.
     pub fn ask(&mut self, request: Request) -> Result<Reply> {
+        // K1. A number or a verb can't be wrong: it has a type.
         if let Request::Store { key, .. }
         | Request::Delete(key)
         | Request::Count { key, .. }

@@ -49,14 +49,16 @@
 //! | [`os`] | the few system calls that the standard library lacks |
 //! | [`stats`], [`service`] | from a request to its reply |
 //! | [`connection`], [`listener`], `pool`, `worker`, [`server`] | sockets: who is served, by whom, and when |
-//! | [`client`], [`shell`] | the other end: as a library, and as a program |
+//! | [`client`], `syntax`, [`shell`] | the other end: as a library, and as a program |
 //! | [`driver`], [`random`] | scenarios with real processes |
 //! | [`args`], [`programs`] | the three programs and their options |
+//! | [`chart`] | measurements as a line chart, for the examples |
 //!
 //! Imports point up this table, or to a neighbour in the same row. The chapters in `docs/` explain each part and
 //! number its invariants; code and tests cite the numbers.
 
 pub mod args;
+pub mod chart;
 pub mod client;
 pub mod commands;
 pub mod compact;
@@ -81,6 +83,7 @@ pub mod service;
 pub mod shell;
 pub mod stats;
 pub mod store;
+mod syntax;
 pub mod walk;
 pub mod words;
 mod worker;

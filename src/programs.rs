@@ -6,9 +6,10 @@ use crate::driver;
 use crate::protocol::Verb;
 use crate::say;
 use crate::server::{Server, StartError};
-use crate::shell::{self, Shell};
+use crate::shell::Shell;
+use crate::syntax;
 use std::ffi::OsString;
-use std::io::{self, Read};
+use std::io::{self, IsTerminal, Read};
 use std::os::unix::ffi::OsStringExt;
 use std::process::ExitCode;
 
@@ -48,9 +49,9 @@ pub fn server(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     })
 }
 
-/// `client`: exits with what [`shell::Outcome`] says.
+/// `client`: exits with what [`Outcome`](crate::shell::Outcome) says.
 pub fn client(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let usage = format!("client [OPTION]... [COMMAND]\n\n{}", shell::COMMANDS);
+    let usage = format!("client [OPTION]... [COMMAND]\n\n{}", syntax::help());
     program("client", &usage, args::CLIENT, args, |args| {
         let mut shell = make_shell(&args).map_err(StartError::Usage)?;
         let mut words: Vec<_> =
@@ -65,21 +66,25 @@ pub fn client(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             })?;
         }
         let outcome = match words.is_empty() {
-            true => shell.run_script(io::stdin().lock()),
+            true => shell.run_lines(io::stdin().lock()),
             false => shell.run(&words),
         };
         Ok(ExitCode::from(outcome as u8))
     })
 }
 
-fn make_shell(args: &Args) -> Result<Shell<io::Stdout>, String> {
+fn make_shell(args: &Args) -> Result<Shell<io::Stdout, io::Stderr>, String> {
+    let quote = args.has("quote");
     Ok(Shell {
         options: args::client_options(args)?,
         flags: args.number("flags", 0..=u32::MAX)?.unwrap_or(0),
         exptime: args.number("exptime", i64::MIN..=i64::MAX)?.unwrap_or(0),
-        quote: args.has("quote"),
+        quote,
         timed: args.verbosity > 0,
+        // A program that reads quoted replies would take a prompt for one.
+        prompt: args.words.is_empty() && !quote && io::stdin().is_terminal(),
         out: io::stdout(),
+        err: io::stderr(),
         client: None,
     })
 }

@@ -5,7 +5,7 @@ mod common;
 
 use assert_cmd::Command;
 use common::disk::files;
-use common::{REPLY_TIMEOUT, Server, TempDir};
+use common::{NOBODY, REPLY_TIMEOUT, Server, TempDir};
 use memcached_lite::client::{Client, Options};
 use std::ffi::OsStr;
 use std::fs;
@@ -52,12 +52,6 @@ fn ask(server: &Server, args: &[&str]) -> (String, i32) {
     let text = [output.stdout, output.stderr].concat();
     let code = output.status.code().expect("a code");
     (String::from_utf8(text).expect("text"), code)
-}
-
-/// A port on which nobody listens.
-fn vacant_port() -> String {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind");
-    listener.local_addr().expect("address").port().to_string()
 }
 
 #[test]
@@ -145,7 +139,7 @@ fn a_command_line_that_makes_no_sense_is_refused_in_one_line() {
             "--flags takes a number from 0 to 4294967295, not -1",
         ),
         ("client", "--quote=x version", "--quote takes no value: --quote=x"),
-        ("driver", "", "what is to be run? --test NUM, --all, or --list"),
+        ("driver", "", "what is to be run? --test NUM, --all, --clients NUM or --list"),
         ("driver", "--test 1 2", "2 is no option; see driver --help"),
     ] {
         let mut command = program(name);
@@ -386,17 +380,18 @@ fn flags_reach_the_server() {
 
 #[test]
 fn a_command_that_makes_no_sense_is_refused_without_a_server() {
-    let port = vacant_port();
+    let port = NOBODY.port().to_string();
     for (command, why) in [
-        ("get", "get can't be used like that; see client --help"),
-        ("set k", "set can't be used like that; see client --help"),
-        ("cas k 1", "cas can't be used like that; see client --help"),
-        ("bogus k", "bogus can't be used like that; see client --help"),
-        ("stats items", "stats can't be used like that; see client --help"),
-        ("version 2", "version can't be used like that; see client --help"),
-        ("incr k x", "DELTA is a whole number, not x"),
-        ("incr k -1", "DELTA is a whole number, not -1"),
-        ("cas k x value", "UNIQUE is a whole number, not x"),
+        ("get", "get takes KEY..."),
+        ("set k", "set takes KEY VALUE"),
+        ("cas k 1", "cas takes KEY UNIQUE VALUE"),
+        ("delete", "delete takes KEY"),
+        ("bogus k", "bogus is no command; help lists them"),
+        ("stats items", "stats takes [settings]"),
+        ("version 2", "version takes nothing"),
+        ("incr k x", "DELTA is a whole number from 0, not x"),
+        ("incr k -1", "DELTA is a whole number from 0, not -1"),
+        ("cas k x value", "UNIQUE is a whole number from 0, not x"),
         ("touch k soon", "SECS is a whole number, not soon"),
         ("flush soon", "SECS is a whole number, not soon"),
         ("gat soon k", "SECS is a whole number, not soon"),
@@ -490,25 +485,30 @@ fn a_script_runs_to_its_end_and_exits_with_the_worst_outcome() {
     assert_eq!(wrong.stdout, b"two words\nKEY NOT FOUND\n");
     assert_eq!(
         String::from_utf8(wrong.stderr).expect("text"),
-        "client: bogus can't be used like that; see client --help\n"
+        "client: line 1: bogus is no command; help lists them\n"
     );
     assert_eq!(wrong.status.code(), Some(2));
 }
 
 #[test]
 fn without_a_server_the_client_gives_up_at_its_timeout() {
-    let port = vacant_port();
-    let options = ["--port", &port, "--timeout", "0.3", "--retry", "0.1"];
-    for command in [&["get", "k"][..], &[]] {
+    let port = NOBODY.port().to_string();
+    let options = ["--port", &port, "--timeout", "0.5", "--retry", "0.1"];
+    for command in [&["get", "k"][..], &["--quote"], &[]] {
         let started = Instant::now();
         let output = run("client", &[&options[..], command].concat());
-        let line = complaint("client", &output, 3);
-        assert!(
-            line.starts_with(&format!("can't connect to 127.0.0.1:{port}: ")),
-            "{line}"
-        );
+        assert_eq!((output.status.code(), &output.stdout[..]), (Some(3), &b""[..]));
+        let text = String::from_utf8(output.stderr).expect("text");
+        let beginning = format!("client: can't connect to 127.0.0.1:{port}: ");
+        assert!(text.lines().all(|line| line.starts_with(&beginning)), "{text}");
+        // Each attempt is told, and whether there will be another.
+        let lines: Vec<_> = text.lines().collect();
+        let (last, others) = lines.split_last().expect("an error");
+        assert!(!last.contains("again") && !others.is_empty(), "{text}");
+        let again = "; trying again in 0.1 s";
+        assert!(others.iter().all(|line| line.ends_with(again)), "{text}");
         let took = started.elapsed();
-        assert!(took >= Duration::from_millis(200), "it gave up after {took:?}");
+        assert!(took >= Duration::from_millis(400), "it gave up after {took:?}");
         assert!(took < Duration::from_secs(5), "it gave up after {took:?}");
     }
 }

@@ -9,7 +9,7 @@
 //! | a fence `console` | what stands behind `$` can be run |
 //! | `` `TAIL_LIMIT` (1048576 bytes) `` | the constant has that value |
 //! | `` `--conn-limit` (1024) `` | the option has that default |
-//! | `[text](page.md)` | the page is there |
+//! | `[text](page.md)`, `![text](picture.svg)` | the file is there |
 //! | `**L2**` | its module, a place in the code and a test say it, too |
 //!
 //! In a quote, a line of only `...` stands for any number of lines, and all lines may
@@ -30,8 +30,14 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 /// The pages that are chapters, beside README.md and docs/README.md.
-const CHAPTERS: [&str; 4] =
-    ["docs/protocol.md", "docs/file.md", "docs/store.md", "docs/server.md"];
+const CHAPTERS: [&str; 6] = [
+    "docs/protocol.md",
+    "docs/file.md",
+    "docs/store.md",
+    "docs/server.md",
+    "docs/client.md",
+    "docs/designs.md",
+];
 
 #[test]
 fn quoted_code_stands_in_its_file() {
@@ -554,7 +560,9 @@ fn check_command(words: &[&str]) -> Result<(), String> {
                 ["--example", name, ..] => ("examples", name, &[][..]),
                 _ => return Err("cargo run what?".into()),
             };
-            if !root().join(directory).join(name).with_extension("rs").is_file() {
+            let path = root().join(directory).join(name);
+            // A program is a file, or a directory with its main.rs.
+            if !path.with_extension("rs").is_file() && !path.join("main.rs").is_file() {
                 return Err(format!("no {name} in {directory}"));
             }
             if directory == "examples" {
@@ -705,7 +713,7 @@ fn operand(words: &mut &[&str], known: &BTreeMap<String, u64>) -> Option<u64> {
 /// Whether this is the number of an invariant: `L2`.
 fn is_invariant(word: &str) -> bool {
     matches!(word.as_bytes(), [letter, digit]
-        if b"PFLRSCVW".contains(letter) && digit.is_ascii_digit())
+        if b"PFLRSCVWK".contains(letter) && digit.is_ascii_digit())
 }
 
 fn invariants_in(text: &str) -> Vec<String> {

@@ -25,7 +25,7 @@ pub mod disk;
 use std::env;
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{self, Child, Command, Stdio};
 use std::sync::Mutex;
@@ -161,6 +161,10 @@ pub fn connect(addr: SocketAddr) -> std::io::Result<TcpStream> {
     stream.set_nodelay(true)?;
     Ok(stream)
 }
+
+/// Where nobody listens. A port that was free a moment ago would not do: somebody else
+/// may be given it, but nobody is given this one.
+pub const NOBODY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1);
 
 /// A fresh directory, removed with all that is in it when dropped.
 pub struct TempDir {
