@@ -506,6 +506,8 @@ impl Client {
 
 /// A line that is no reply: the server's refusal, or something else altogether.
 fn refused<T>(line: &[u8]) -> Result<T> {
+    // A dialect may have a blank there.
+    let line = line.trim_ascii_end();
     let text = String::from_utf8_lossy(line).into_owned();
     Err(match Reply::parse(line) {
         Some(Reply::ServerError(why)) => ClientError::Server(why),

@@ -256,7 +256,7 @@ impl Connection {
         let begun = (service.verbosity > 1).then(Instant::now);
         let (used, noreply) = match service.dialect.parse(bytes, &service.limits) {
             Parsed::Incomplete(needed) => {
-                self.needed = needed;
+                (self.needed, self.line_open) = (needed, false);
                 return 0;
             }
             Parsed::Unended(longest) => {

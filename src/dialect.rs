@@ -17,7 +17,8 @@
 //! is `NOT-STORED`; trouble with the disk is `SERVER_ERROR`, as in memcached.
 //!
 //! The rules P1 to P4 of `protocol.rs` hold here, too. In `raw`, P1 is the hard one:
-//! the bytes of a size may look like a line's end.
+//! the bytes of a size may look like a line's end, and so it has to be known where they
+//! stand. In its `set`, one blank stands before the key and one behind it, no more.
 
 use crate::protocol::{self, BlockEnd, Limits, MAX_LENGTH, Message, Parsed, Refusal};
 use crate::protocol::{Request, Retrieval, Verb};
@@ -42,27 +43,15 @@ pub enum Dialect {
     Raw(Format),
 }
 
-/// Puts the size of a value of `len` bytes behind `out`; false if it does not fit.
-fn write_size(format: Format, len: usize, out: &mut Vec<u8>) -> bool {
-    let size = len as u64 + END_LEN;
-    let fits = size <= format.max_value();
-    if fits {
-        let start = out.len();
-        out.resize(start + usize::from(format.int_size), 0);
-        format.int_order.write(&mut out[start..], size);
-    }
-    fits
-}
-
 impl Dialect {
     /// Finds the request at the head of `input`.
     pub fn parse<'a>(self, input: &'a [u8], limits: &Limits) -> Parsed<'a> {
         if self == Dialect::Memcached {
             return protocol::parse(input, limits);
         }
-        // In raw, the words of a set end where its size begins, and its line's end is
-        // to be looked for behind that.
         let limit = limits.line();
+        // In raw, the words of a set end where its size begins, and its line's end is
+        // looked for behind that.
         let mut size = None;
         let mut searched = 0;
         if let Dialect::Raw(format) = self
@@ -76,10 +65,10 @@ impl Dialect {
         }
         let window = &input[searched..input.len().min(searched + limit + 1)];
         let Some(end) = window.iter().position(|&byte| byte == b'\n') else {
-            return match (window.len() > limit, size) {
-                (true, _) => Parsed::Hangup,
-                (false, Some(_)) => Parsed::Incomplete(input.len() + 1),
-                (false, None) => Parsed::Unended(limit),
+            // P1: too long by its length, and not by where a read has ended.
+            return match window.len() > limit {
+                true => Parsed::Hangup,
+                false => Parsed::Unended(searched + limit),
             };
         };
         let (end, used) = (searched + end, searched + end + 1);
@@ -88,13 +77,16 @@ impl Dialect {
         let mut words = Words(size.map_or(line, |(start, _)| &line[..start]));
         let request = match (words.next().unwrap_or_default(), words.next()) {
             (b"set", Some(key)) => {
-                let length = match size {
-                    None => words.next().and_then(unsigned),
-                    Some((_, size)) if is_blank(&input[searched..used]) => {
+                let length = match (self, size) {
+                    (Dialect::Lite, _) => words.next().and_then(unsigned),
+                    // What has more than blanks behind it is no size, but likely a
+                    // piece of a request in decimal digits.
+                    (_, Some((_, size))) if is_blank(&input[searched..used]) => {
                         size.checked_sub(END_LEN)
                     }
-                    Some(_) => None,
+                    _ => None,
                 };
+                // P4
                 return match length {
                     Some(length) if length <= MAX_LENGTH => {
                         let fits =
@@ -119,7 +111,8 @@ impl Dialect {
         }
     }
 
-    /// A set whose value begins at `used`. Without a key, its line is refused.
+    /// P2: a set whose value begins at `used`. Without a key, its line is refused, and
+    /// the value swallowed.
     fn set<'a>(
         self,
         key: Option<&'a [u8]>,
@@ -168,7 +161,8 @@ impl Dialect {
         }
     }
 
-    /// Puts a hit behind `out`, or what stands for one.
+    /// Puts a hit behind `out`. The error says why the dialect has no words for it; what
+    /// is behind `out` then is to be thrown away.
     pub fn write_value(
         self,
         out: &mut Vec<u8>,
@@ -176,34 +170,50 @@ impl Dialect {
         flags: u32,
         unique: Option<u64>,
         value: &[u8],
-    ) {
-        let start = out.len();
-        match self {
-            Dialect::Memcached => {
-                return reply::write_value(out, key, flags, unique, value);
+    ) -> Result<(), String> {
+        if self == Dialect::Memcached {
+            reply::write_value(out, key, flags, unique, value);
+            return Ok(());
+        }
+        if !self.write_sized(b"VALUE ", key, value, out) {
+            return Err("the value is too large for a size of this dialect".into());
+        }
+        out.extend_from_slice(self.line_end());
+        Ok(())
+    }
+
+    /// Puts a line with the size of `value`, and the value, behind `out`; false if no
+    /// size of the dialect says how long it is.
+    fn write_sized(
+        self,
+        name: &[u8],
+        key: &[u8],
+        value: &[u8],
+        out: &mut Vec<u8>,
+    ) -> bool {
+        out.extend_from_slice(name);
+        out.extend_from_slice(key);
+        out.push(b' ');
+        if let Dialect::Raw(format) = self {
+            let size = value.len() as u64 + END_LEN;
+            if size > format.max_value() {
+                return false;
             }
-            Dialect::Lite => {
-                out.extend_from_slice(&[b"VALUE ", key, b" "].concat());
-                append(out, format_args!("{}", value.len()));
-            }
-            Dialect::Raw(format) => {
-                out.extend_from_slice(&[b"VALUE ", key, b" "].concat());
-                if !write_size(format, value.len(), out) {
-                    out.truncate(start);
-                    let why = "the value is too large for a size of this dialect";
-                    return self.write_reply(&Reply::ServerError(why.into()), out);
-                }
-            }
+            let start = out.len();
+            out.resize(start + usize::from(format.int_size), 0);
+            format.int_order.write(&mut out[start..], size);
+        } else {
+            append(out, format_args!("{}", value.len()));
         }
         out.extend_from_slice(b" \r\n");
         out.extend_from_slice(value);
-        out.extend_from_slice(self.line_end());
+        true
     }
 
     /// Puts what a key without a value is answered with behind `out`.
-    pub fn write_miss(self, out: &mut Vec<u8>, key: &[u8]) {
+    pub fn write_miss(self, out: &mut Vec<u8>, key: &[u8]) -> Result<(), String> {
         match self {
-            Dialect::Memcached => {}
+            Dialect::Memcached => Ok(()),
             Dialect::Lite | Dialect::Raw(_) => self.write_value(out, key, 0, None, b""),
         }
     }
@@ -223,7 +233,7 @@ impl Dialect {
     }
 
     /// What the two dialects say in other words than memcached.
-    pub fn phrase(self, reply: &Reply) -> Option<&'static str> {
+    fn phrase(self, reply: &Reply) -> Option<&'static str> {
         match reply {
             _ if self == Dialect::Memcached => None,
             Reply::NotStored | Reply::Refused(Error::TooLarge) => Some(NOT_STORED),
@@ -236,36 +246,25 @@ impl Dialect {
     /// Puts a request behind `out`, as a client sends it; false if the dialect has no
     /// words for it, or a value is larger than it can say.
     pub fn write_request(self, request: &Request, out: &mut Vec<u8>) -> bool {
-        match (self, request) {
-            (Dialect::Memcached, _) => request.write_to(out),
-            (_, Request::Get(Retrieval { unique: false, exptime: None }, keys))
+        if self == Dialect::Memcached {
+            request.write_to(out);
+            return true;
+        }
+        match request {
+            Request::Get(Retrieval { unique: false, exptime: None }, keys)
                 if keys.count() == 1 =>
             {
                 request.write_to(out);
             }
-            (_, Request::FlushAll { delay: 0 }) => out.extend_from_slice(b"delete\r\n"),
-            (
-                _,
-                Request::Store {
-                    verb: Verb::Set,
-                    key,
-                    flags: 0,
-                    exptime: 0,
-                    value,
-                    ..
-                },
-            ) => {
-                out.extend_from_slice(&[b"set ", *key, b" "].concat());
-                match self {
-                    Dialect::Raw(format) => {
-                        if !write_size(format, value.len(), out) {
-                            return false;
-                        }
-                    }
-                    _ => append(out, format_args!("{}", value.len())),
-                }
-                out.extend_from_slice(b" \r\n");
-                out.extend_from_slice(value);
+            Request::FlushAll { delay: 0 } => out.extend_from_slice(b"delete\r\n"),
+            Request::Store {
+                verb: Verb::Set,
+                key,
+                flags: 0,
+                exptime: 0,
+                value,
+                ..
+            } if self.write_sized(b"set ", key, value, out) => {
                 out.extend_from_slice(b" \r\n");
             }
             _ => return false,
@@ -286,25 +285,25 @@ impl Dialect {
 
     /// Reads the line above a data block, without its `\r\n`.
     pub fn parse_value_line(self, line: &[u8]) -> Option<ValueLine<'_>> {
-        let rest = line.strip_prefix(b"VALUE ")?;
-        let (flags, unique) = (0, None);
-        match self {
-            Dialect::Memcached => ValueLine::parse(line),
+        let mut words = Words(line);
+        let (key, length, rest) = match self {
+            Dialect::Memcached => return ValueLine::parse(line),
             Dialect::Lite => {
-                let mut words = Words(rest);
-                let (key, length) = (words.next()?, unsigned(words.next()?)?);
-                let length = length.try_into().ok()?;
-                Some(ValueLine { key, flags, length, unique })
+                let key = words.nth(1)?;
+                (key, unsigned(words.next()?)?, words.0)
             }
             Dialect::Raw(format) => {
-                let (start, width) =
-                    (size_start(line, b"VALUE ")?, usize::from(format.int_size));
-                let size = format.int_order.read(line.get(start..start + width)?);
-                let length = size.checked_sub(END_LEN)?.try_into().ok()?;
-                let key = Words(rest).next()?;
-                Some(ValueLine { key, flags, length, unique })
+                let (head, rest) = line.split_at(size_start(line, b"VALUE ")?);
+                let (size, rest) = rest.split_at_checked(format.int_size.into())?;
+                let length = format.int_order.read(size).checked_sub(END_LEN)?;
+                (Words(head).nth(1)?, length, rest)
             }
+        };
+        if !line.starts_with(b"VALUE ") || !is_blank(rest) {
+            return None;
         }
+        let length = length.try_into().ok()?;
+        Some(ValueLine { key, flags: 0, length, unique: None })
     }
 
     /// The reply that a line without its end is; `None` for a refusal, and for what

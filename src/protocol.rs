@@ -234,7 +234,7 @@ pub fn parse<'a>(input: &'a [u8], limits: &Limits) -> Parsed<'a> {
 /// Whether the line is the first of a browser's request, which anybody's page may have
 /// it send: what follows is not to be looked at.
 pub(crate) fn is_http(line: &[u8]) -> bool {
-    Words(line).last().is_some_and(|word| word.starts_with(b"HTTP/"))
+    Words(line).skip(1).last().is_some_and(|word| word.starts_with(b"HTTP/"))
 }
 
 pub(crate) fn refuse<'a>(error: Error, noreply: bool, used: usize) -> Parsed<'a> {

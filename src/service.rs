@@ -173,22 +173,23 @@ impl Context {
                 }
             };
             counters.add(asked, 1);
-            match found {
+            let written = match found {
                 Ok(Some(item)) => {
                     counters.add(hit, 1);
                     let unique = unique.then_some(item.cas);
-                    dialect.write_value(out, key, item.flags, unique, item.value);
+                    dialect.write_value(out, key, item.flags, unique, item.value)
                 }
                 Ok(None) => {
                     counters.add(miss, 1);
-                    dialect.write_miss(out, key);
+                    dialect.write_miss(out, key)
                 }
-                Err(error) => {
-                    // One line replaces what this get has answered and not sent yet.
-                    out.truncate(start);
-                    dialect.write_reply(&Reply::ServerError(error.to_string()), out);
-                    return None;
-                }
+                Err(error) => Err(error.to_string()),
+            };
+            if let Err(why) = written {
+                // One line replaces what this get has answered and not sent yet.
+                out.truncate(start);
+                dialect.write_reply(&Reply::ServerError(why), out);
+                return None;
             }
         }
         Some(keys)

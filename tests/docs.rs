@@ -30,8 +30,9 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 /// The pages that are chapters, beside README.md and docs/README.md.
-const CHAPTERS: [&str; 6] = [
+const CHAPTERS: [&str; 7] = [
     "docs/protocol.md",
+    "docs/dialects.md",
     "docs/file.md",
     "docs/store.md",
     "docs/server.md",

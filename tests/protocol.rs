@@ -8,90 +8,27 @@ mod common;
 
 use common::TempDir;
 use common::disk::{Call, Faulty, How};
-use memcached_lite::connection::{Connection, READ_LIMIT, Stream};
+use common::stream::{LIMITS, NOW, Random, answers, assert_same, consume, read};
+use common::stream::{service, service_over, without_places};
+use memcached_lite::connection::{Connection, READ_LIMIT};
 use memcached_lite::dialect::Dialect;
 use memcached_lite::log::SyncMode;
 use memcached_lite::protocol::{self, BlockEnd, Limits, Message, Parsed};
 use memcached_lite::protocol::{Refusal, Request, Retrieval, Topic, Verb};
 use memcached_lite::reply::{self, Error, Reply, ValueLine};
-use memcached_lite::service::{Context, OUTPUT_LIMIT, Service};
-use memcached_lite::stats::Counters;
-use memcached_lite::store::{Options, Store};
+use memcached_lite::service::{Context, OUTPUT_LIMIT};
+use memcached_lite::store::Options;
 use memcached_lite::words::Words;
-use std::io::{ErrorKind, Read, Write};
-use std::net::Shutdown;
+use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
-/// Small, so that what is too large is soon sent.
-const LIMITS: Limits = Limits { key_size: 250, max_value: 4000, max_item_size: 4096 };
+const MEMCACHED: Dialect = Dialect::Memcached;
 
 /// The longest line, without its end, and the longest of the get family.
 const LINE: usize = 2048;
 const KEYS_LINE: usize = 4096;
-
-/// Numbers that look random, and are the same for the same seed: splitmix64.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// A number below `limit`.
-    fn below(&mut self, limit: usize) -> usize {
-        (self.next() % limit as u64) as usize
-    }
-
-    /// True once in `count` times.
-    fn once_in(&mut self, count: usize) -> bool {
-        self.below(count) == 0
-    }
-
-    fn pick<T: Copy>(&mut self, choice: &[T]) -> T {
-        choice[self.below(choice.len())]
-    }
-
-    /// A number of 64 bits that is often small or at the very end.
-    fn number(&mut self) -> u64 {
-        match self.below(4) {
-            0 => self.next(),
-            1 => u64::MAX - self.below(3) as u64,
-            _ => self.below(300) as u64,
-        }
-    }
-
-    fn bytes(&mut self, len: usize) -> Vec<u8> {
-        (0..len).map(|_| self.next() as u8).collect()
-    }
-
-    /// A key that is good: any byte but those that end words and lines, and NUL.
-    fn key(&mut self) -> Vec<u8> {
-        let len = self.pick(&[1, 2, 10, 249, 250]);
-        let mut key = self.bytes(len);
-        key.iter_mut().filter(|byte| b"\0\n ".contains(byte)).for_each(|b| *b = b'k');
-        key
-    }
-
-    fn value(&mut self) -> Vec<u8> {
-        match self.below(6) {
-            0 => Vec::new(),
-            1 => b"get a\r\nset a 0 0 1\r\nx\r\n".to_vec(),
-            2 => b"\r\n".repeat(self.below(5)),
-            3 => b"17".to_vec(),
-            _ => {
-                let len = self.below(200);
-                self.bytes(len)
-            }
-        }
-    }
-}
 
 /// A request of any kind, well-formed or not, as one might send it.
 fn request(random: &mut Random) -> Vec<u8> {
@@ -242,92 +179,19 @@ fn stream(random: &mut Random) -> Vec<u8> {
     stream
 }
 
-/// What was found in a stream, and after how many of its bytes.
-type Found = Vec<(usize, String)>;
-
-/// Parses `stream` as it arrives in `pieces`. The form that is compared is `Debug`'s,
-/// which shows the request and all numbers. A patient reader believes what `parse`
-/// says it needs; one that is not looks again after each piece.
-fn read(stream: &[u8], pieces: &mut dyn FnMut() -> usize, patient: bool) -> Found {
-    let mut found = Found::new();
-    let (mut head, mut arrived, mut needed) = (0, 0, 0);
-    let mut line_open = false;
-    let mut swallow = None;
-    while arrived < stream.len() {
-        arrived = stream.len().min(arrived + pieces());
-        loop {
-            let input = &stream[head..arrived];
-            let line_ended = line_open && input.contains(&b'\n');
-            if patient && input.len() < needed && !line_ended {
-                break;
-            }
-            let (used, text, swallow_next) = match swallow {
-                None => match protocol::parse(input, &LIMITS) {
-                    // P3
-                    Parsed::Unended(longest) => {
-                        assert!(!input.contains(&b'\n'));
-                        (needed, line_open) = (longest + 1, true);
-                        break;
-                    }
-                    Parsed::Incomplete(count) => {
-                        needed = count;
-                        break;
-                    }
-                    Parsed::Message(message) => {
-                        (message.used, format!("{message:?}"), None)
-                    }
-                    Parsed::Refused(refusal) => {
-                        (refusal.used, format!("{refusal:?}"), refusal.swallow)
-                    }
-                    Parsed::Hangup => {
-                        found.push((arrived, "hang up".into()));
-                        return found;
-                    }
-                },
-                Some(length) => match protocol::block_end(input, length) {
-                    BlockEnd::Incomplete(count) => {
-                        needed = count;
-                        break;
-                    }
-                    BlockEnd::Found(end) => (end, "a swallowed block".into(), None),
-                    BlockEnd::Missing(end) => (end, "a bad block".into(), None),
-                },
-            };
-            assert!((1..=input.len()).contains(&used), "{used} used of {input:?}");
-            swallow = swallow_next;
-            head += used;
-            (needed, line_open) = (0, false);
-            found.push((arrived, text));
-        }
-        let there = arrived - head;
-        assert!(needed > there, "{needed} bytes are needed, {there} are there");
-    }
-    found
-}
-
-fn without_places(found: Found) -> Vec<String> {
-    found.into_iter().map(|(_, text)| text).collect()
-}
-
-/// Like `assert_eq`, but shows the first difference alone.
-fn assert_same<T: PartialEq + std::fmt::Debug>(left: &[T], right: &[T], what: &str) {
-    let same = left.iter().zip(right).take_while(|(left, right)| left == right).count();
-    let (left, right) = (left.get(same), right.get(same));
-    assert_eq!(left, right, "{what}: they differ at {same}");
-}
-
 #[test]
 fn a_stream_means_the_same_however_it_is_cut() {
     // P1, and P2: what is swallowed is swallowed in every case.
     for seed in 0..12 {
         let random = &mut Random(seed);
         let stream = stream(random);
-        let whole = without_places(read(&stream, &mut || stream.len(), false));
+        let whole =
+            without_places(read(MEMCACHED, &stream, &mut || stream.len(), false));
         assert!(whole.len() > 250, "seed {seed}: only {} requests", whole.len());
-        let bytewise = without_places(read(&stream, &mut || 1, false));
+        let bytewise = without_places(read(MEMCACHED, &stream, &mut || 1, false));
         assert_same(&whole, &bytewise, &format!("seed {seed}, byte by byte"));
         for most in [3, 30, 300, 3000] {
-            let cut = read(&stream, &mut || 1 + random.below(most), true);
+            let cut = read(MEMCACHED, &stream, &mut || 1 + random.below(most), true);
             let what = format!("seed {seed}, in pieces of at most {most}");
             assert_same(&whole, &without_places(cut), &what);
         }
@@ -339,100 +203,10 @@ fn what_is_needed_is_never_more_than_what_is_really_needed() {
     // P3: whoever waits for that many bytes misses nothing, and waits for nothing.
     for seed in 100..112 {
         let stream = stream(&mut Random(seed));
-        let eager = read(&stream, &mut || 1, false);
-        let patient = read(&stream, &mut || 1, true);
+        let eager = read(MEMCACHED, &stream, &mut || 1, false);
+        let patient = read(MEMCACHED, &stream, &mut || 1, true);
         assert_same(&eager, &patient, &format!("seed {seed}"));
     }
-}
-
-const NOW: u64 = 1_700_000_000;
-
-/// A service over a fresh store, as a server makes it.
-fn service(directory: &TempDir, max_item_size: usize) -> Arc<Service> {
-    let sync = SyncMode::EverySecond;
-    let options = Options { max_item_size, sync, ..Options::default() };
-    let (store, _) = Store::open(directory.path(), &options, NOW).unwrap();
-    service_over(store, max_item_size)
-}
-
-fn service_over(store: Store, max_item_size: usize) -> Arc<Service> {
-    Arc::new(Service {
-        dialect: Dialect::Memcached,
-        limits: Limits {
-            key_size: store.key_size(),
-            max_value: store.max_value(),
-            max_item_size,
-        },
-        store,
-        verbosity: 0,
-        settings: vec![("maxbytes", "0".into())],
-        conn_limit: 1,
-        counters: vec![Counters::default()],
-        connections: AtomicU64::new(1),
-        accepted: AtomicU64::new(1),
-        rejected: AtomicU64::new(0),
-        started: Instant::now(),
-    })
-}
-
-/// What a connection answers to `stream`, which arrives in `pieces`. The client takes
-/// at most `taken` bytes at a time.
-fn answers(
-    stream: &[u8],
-    max_item_size: usize,
-    pieces: &mut dyn FnMut() -> usize,
-    taken: usize,
-) -> Vec<u8> {
-    let directory = TempDir::new();
-    let mut context = Context::new(service(&directory, max_item_size), 0);
-    context.session.now = NOW;
-    let (near, mut far) = UnixStream::pair().unwrap();
-    near.set_nonblocking(true).unwrap();
-    far.set_nonblocking(true).unwrap();
-    let near = Stream::from(OwnedFd::from(near));
-    let (now, mut buffer) = (Instant::now(), vec![0; READ_LIMIT]);
-    let mut connection = Connection::new(near, now);
-    let (mut sent, mut answers, mut taken) = (0, Vec::new(), vec![0; taken]);
-    let mut idle = 0;
-    while !connection.is_finished() {
-        idle += 1;
-        assert!(idle < 100, "stuck after {} bytes of answers", answers.len());
-        if sent < stream.len() {
-            let end = stream.len().min(sent + pieces());
-            // Where there is no room, the connection has to read first.
-            if let Ok(count) = far.write(&stream[sent..end]) {
-                sent += count;
-                idle = 0;
-            }
-            if sent == stream.len() {
-                far.shutdown(Shutdown::Write).unwrap();
-            }
-        }
-        // A worker's tick.
-        if connection.can_resume() {
-            connection.resume(now, &mut context);
-        } else if !connection.has_output() {
-            connection.receive(&mut buffer, now, &mut context).unwrap();
-        }
-        context.session.depends_on = connection.depends_on;
-        context.service.store.commit(&context.session).unwrap();
-        connection.depends_on = 0;
-        connection.flush(now, &mut context).unwrap();
-        match far.read(&mut taken) {
-            Ok(count) => {
-                answers.extend_from_slice(&taken[..count]);
-                idle = 0;
-            }
-            Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
-        }
-    }
-    drop(connection);
-    far.set_nonblocking(false).unwrap();
-    // Closed with bytes unread, a socket says so after the last answer.
-    if let Err(error) = far.read_to_end(&mut answers) {
-        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
-    }
-    answers
 }
 
 #[test]
@@ -442,12 +216,13 @@ fn a_stream_is_answered_the_same_however_it_is_cut() {
         let random = &mut Random(seed);
         let stream = stream(random);
         let size = LIMITS.max_item_size;
-        let whole = answers(&stream, size, &mut || stream.len(), READ_LIMIT);
+        let whole = answers(MEMCACHED, &stream, size, &mut || stream.len(), READ_LIMIT);
         assert!(whole.len() > 3000, "seed {seed}: only {} bytes", whole.len());
-        let bytewise = answers(&stream, size, &mut || 1, READ_LIMIT);
+        let bytewise = answers(MEMCACHED, &stream, size, &mut || 1, READ_LIMIT);
         assert_same(&whole, &bytewise, &format!("seed {seed}, byte by byte"));
         for most in [5, 50, 500, 5000] {
-            let cut = answers(&stream, size, &mut || 1 + random.below(most), 100);
+            let cut =
+                answers(MEMCACHED, &stream, size, &mut || 1 + random.below(most), 100);
             let what = format!("seed {seed}, in pieces of at most {most}");
             assert_same(&whole, &cut, &what);
         }
@@ -477,7 +252,7 @@ fn an_answer_waits_for_no_byte_behind_its_request() {
         let sent = request.replace("LONG", &long);
         for most in [1, 2, 7, sent.len()] {
             let size = LIMITS.max_item_size;
-            let answers = answers(sent.as_bytes(), size, &mut || most, 100);
+            let answers = answers(MEMCACHED, sent.as_bytes(), size, &mut || most, 100);
             let expected = format!("{answer}\r\n");
             assert_eq!(String::from_utf8_lossy(&answers), expected, "{request:?}");
         }
@@ -497,7 +272,7 @@ fn a_get_that_pauses_between_its_keys_answers_all_of_them() {
     reply::write_value(&mut expected, b"a", 7, None, &value);
     expected.extend(b"END\r\n");
     for (piece, taken) in [(1 << 20, 1 << 20), (1000, 1 << 20), (1 << 20, 2000)] {
-        let answers = answers(&stream, 1 << 20, &mut || piece, taken);
+        let answers = answers(MEMCACHED, &stream, 1 << 20, &mut || piece, taken);
         assert_same(&expected, &answers, &format!("pieces {piece}, taken {taken}"));
     }
 }
@@ -1041,36 +816,6 @@ fn what_is_not_our_protocol_is_an_error_or_a_hang_up() {
     parse_whole(b"  get a\n", &LIMITS);
 }
 
-/// Parses `input` to its end; all that is asked is that there is one.
-fn consume(mut input: &[u8]) {
-    let mut swallow = None;
-    while !input.is_empty() {
-        let used = match swallow.take() {
-            Some(length) => match protocol::block_end(input, length) {
-                BlockEnd::Incomplete(needed) => {
-                    assert!(needed > input.len());
-                    return;
-                }
-                BlockEnd::Found(end) | BlockEnd::Missing(end) => end,
-            },
-            None => match protocol::parse(input, &LIMITS) {
-                Parsed::Unended(needed) | Parsed::Incomplete(needed) => {
-                    assert!(needed >= input.len());
-                    return;
-                }
-                Parsed::Message(message) => message.used,
-                Parsed::Refused(refusal) => {
-                    swallow = refusal.swallow;
-                    refusal.used
-                }
-                Parsed::Hangup => return,
-            },
-        };
-        assert!((1..=input.len()).contains(&used));
-        input = &input[used..];
-    }
-}
-
 #[test]
 fn no_bytes_make_the_parser_panic_or_stand_still() {
     for seed in 0..100_000 {
@@ -1101,7 +846,7 @@ fn no_bytes_make_the_parser_panic_or_stand_still() {
             }
         }
         let shown = input.clone();
-        let result = std::panic::catch_unwind(|| consume(&input));
+        let result = std::panic::catch_unwind(|| consume(MEMCACHED, &input));
         assert!(result.is_ok(), "seed {seed}: {}", shown.escape_ascii());
     }
 }
@@ -1121,7 +866,7 @@ fn after_one_read(context: &mut Context, stream: &[u8]) -> (Connection, UnixStre
 fn requests_that_move_much_let_the_neighbours_have_their_turn() {
     // A touch is a few bytes on the wire and, here, a megabyte in the log.
     let directory = TempDir::new();
-    let mut context = Context::new(service(&directory, 2 << 20), 0);
+    let mut context = Context::new(service(MEMCACHED, &directory, 2 << 20), 0);
     context.session.now = NOW;
     let value = vec![b'v'; 1 << 20];
     let Context { service, session, .. } = &mut context;
@@ -1151,7 +896,7 @@ fn a_value_that_is_too_large_is_answered_once_also_on_a_full_disk() {
     let sync = SyncMode::EverySecond;
     let options = Options { max_item_size: 4096, sync, ..Options::default() };
     let (store, _) = disk.open(&options, NOW).unwrap();
-    let mut context = Context::new(service_over(store, 4096), 0);
+    let mut context = Context::new(service_over(MEMCACHED, store, 4096), 0);
     context.session.now = NOW;
     let Context { service, session, .. } = &mut context;
     service.store.set(session, b"k", 0, 0, b"old").unwrap();
@@ -1173,7 +918,7 @@ fn a_value_that_is_too_large_is_answered_once_also_on_a_full_disk() {
 fn a_get_stops_between_its_keys_when_the_output_is_full() {
     // V2
     let directory = TempDir::new();
-    let mut context = Context::new(service(&directory, 1 << 20), 0);
+    let mut context = Context::new(service(MEMCACHED, &directory, 1 << 20), 0);
     context.session.now = NOW;
     let Context { service, session, .. } = &mut context;
     service.store.set(session, b"k", 0, 0, &[b'v'; 100_000]).unwrap();

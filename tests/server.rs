@@ -199,6 +199,11 @@ fn every_dialogue_holds<P: Poller>() {
     let mut count = 0;
     for entry in fs::read_dir(directory).expect("tests/wire") {
         let path = entry.expect("entry").path();
+        let name = path.file_name().expect("a name").to_string_lossy();
+        // These want servers of other dialects.
+        if name.starts_with("lite") || name.starts_with("raw") {
+            continue;
+        }
         let text = fs::read_to_string(&path).expect("text");
         match replay(addr, &text, false) {
             Ok(dialogues) => count += dialogues,

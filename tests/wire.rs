@@ -3,7 +3,8 @@
 //! The same files run against the server that the environment variable
 //! `MEMCACHED_ADDR` names, such as a real memcached on 127.0.0.1:11211, so that our
 //! tests and our server can't be wrong together. It is flushed again and again, so it
-//! must hold nothing of value. Dialogues tagged `[ours]` are skipped there.
+//! must hold nothing of value. Dialogues tagged `[ours]` are skipped there, and files
+//! that want a server with options of ours.
 //!
 //! The tests at the end are about the replayer: one that sees no mistake proves
 //! nothing. Its format is described in tests/common/dialogue.rs.
@@ -18,14 +19,22 @@ use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::sync::{Mutex, PoisonError};
 use std::{env, fs, thread};
 
+/// A file in tests/wire/.
+struct Topic {
+    name: &'static str,
+    /// What its server is started with. Nobody else's server can be asked for that.
+    options: &'static [&'static str],
+    text: &'static str,
+}
+
 /// Makes a test of each file, so that the output names the topics.
 macro_rules! topics {
-    ($($topic:ident)*) => {
-        /// Name and text of each file in tests/wire/.
-        const TOPICS: &[(&str, &str)] = &[$((
-            stringify!($topic),
-            include_str!(concat!("wire/", stringify!($topic), ".txt")),
-        )),*];
+    ($($topic:ident $(($($option:literal),*))?)*) => {
+        const TOPICS: &[Topic] = &[$(Topic {
+            name: stringify!($topic),
+            options: &[$($($option),*)?],
+            text: include_str!(concat!("wire/", stringify!($topic), ".txt")),
+        }),*];
 
         mod every_dialogue_holds {
             $(#[test]
@@ -38,6 +47,10 @@ macro_rules! topics {
 
 topics! {
     get set append cas delete incr touch expiry flush noreply errors large newline admin
+    lite("--dialect", "lite")
+    raw("--dialect", "raw")
+    raw_one_byte("--dialect", "raw", "--int-size", "1")
+    raw_little("--dialect", "raw", "--int-size", "2", "--int-order", "little")
 }
 
 fn holds(topic: &str) {
@@ -45,19 +58,20 @@ fn holds(topic: &str) {
     // one topic at a time. A topic that failed says nothing about the next one.
     static TURN: Mutex<()> = Mutex::new(());
 
-    let (_, text) = TOPICS.iter().find(|(name, _)| *name == topic).expect("listed");
+    let topic = TOPICS.iter().find(|known| known.name == topic).expect("listed");
     let result = match env::var("MEMCACHED_ADDR") {
+        Ok(_) if !topic.options.is_empty() => return,
         Ok(addr) => {
             let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-            replay(resolve(&addr), text, true)
+            replay(resolve(&addr), topic.text, true)
         }
         Err(_) => {
-            let server = Server::start(&["--sync", "every-second"]);
-            replay(server.addr, text, false)
+            let options = [&["--sync", "every-second"], topic.options].concat();
+            replay(Server::start(&options).addr, topic.text, false)
         }
     };
     if let Err(failures) = result {
-        panic!("tests/wire/{topic}.txt:\n{failures}");
+        panic!("tests/wire/{}.txt:\n{failures}", topic.name);
     }
 }
 
@@ -75,16 +89,16 @@ fn every_file_is_listed_and_begins_with_its_topic() {
                 entry.expect("entry").file_name().into_string().expect("UTF-8")
             })
             .collect();
-    let listed = TOPICS.iter().map(|(name, _)| format!("{name}.txt")).collect();
+    let listed = TOPICS.iter().map(|topic| format!("{}.txt", topic.name)).collect();
     assert_eq!(files, listed);
-    for (name, text) in TOPICS {
+    for Topic { name, text, .. } in TOPICS {
         assert!(text.starts_with("# "), "{name}.txt does not say what it is about");
     }
 }
 
 #[test]
 fn a_sentence_stands_above_each_step_that_sends() {
-    for (name, text) in TOPICS {
+    for Topic { name, text, .. } in TOPICS {
         let mut before = "";
         for (number, line) in (1..).zip(text.lines()) {
             let sends = |line: &str| line.starts_with('>');

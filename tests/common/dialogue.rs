@@ -29,6 +29,9 @@
 //! line must answer that, so a reply too many is noticed. One that was shut down must
 //! be closed by then, without another byte.
 //!
+//! A server that calls `flush_all` an `INVALID REQUEST` speaks one of the other dialects:
+//! `delete` clears it, and for want of a `version` it is asked for a key of its own.
+//!
 //! A text without any `==` line is a single dialogue. The whole text is parsed before
 //! anything is sent, so what can't be understood is an error even where it is skipped.
 
@@ -208,10 +211,9 @@ impl Dialogue {
     fn run(&self, addr: SocketAddr) -> Result<(), Failure> {
         let at = |line: usize| move |problem: String| (line, problem);
         let open = || Connection::open(addr).map_err(at(self.line));
-        let mut flush = open()?;
-        flush.send(b"flush_all\r\n").map_err(at(self.line))?;
-        let ok = [Part::Bytes(b"OK\r\n".to_vec())];
-        flush.receive(&ok, &mut Numbers::new()).map_err(at(self.line))?;
+        // It stays open, so that a server counts it from the first step to the last.
+        let mut first = open()?;
+        let last_words = first.clear().map_err(at(self.line))?;
 
         let mut numbers = Numbers::new();
         let mut name = "main".to_string();
@@ -244,7 +246,7 @@ impl Dialogue {
         // What is found now belongs to the last step, as far as anyone can tell.
         let last = self.steps.last().map_or(self.line, |(line, _)| *line);
         for (name, connection) in &mut connections {
-            connection.end().map_err(|problem| {
+            connection.end(&last_words).map_err(|problem| {
                 (last, format!("at the end, on {name}: {problem}"))
             })?;
         }
@@ -310,6 +312,26 @@ fn compare(parts: &[Part], received: &[u8], numbers: &mut Numbers) -> Agreement 
     Agreement::Whole(used)
 }
 
+/// What each connection is asked at the end of a dialogue: a request whose answer
+/// nothing else that the server says could be taken for.
+struct LastWords {
+    request: &'static [u8],
+    /// What the answer begins with.
+    begins: &'static [u8],
+    /// What its last line begins with.
+    ends: &'static [u8],
+}
+
+const VERSION: LastWords =
+    LastWords { request: b"version\r\n", begins: b"VERSION ", ends: b"VERSION " };
+
+/// For dialects that know of no version.
+const MISSING: LastWords = LastWords {
+    request: b"get at-the-end\r\n",
+    begins: b"VALUE at-the-end ",
+    ends: b"END",
+};
+
 /// One connection and what has arrived on it.
 struct Connection {
     stream: TcpStream,
@@ -336,6 +358,24 @@ impl Connection {
             Err(error) if is_hangup(&error) => Ok(()),
             Err(error) => Err(format!("cannot send \"{}\": {error}", show(bytes))),
         }
+    }
+
+    /// Empties the server, and learns from its words what it can be asked in the end.
+    fn clear(&mut self) -> Result<LastWords, String> {
+        self.send(b"flush_all\r\n")?;
+        let line = self.line()?;
+        if line == b"OK\r\n" {
+            return Ok(VERSION);
+        }
+        if !line.starts_with(b"INVALID REQUEST") {
+            return Err(format!("flush_all was answered \"{}\"", show(&line)));
+        }
+        self.send(b"delete\r\n")?;
+        let line = self.line()?;
+        if !line.starts_with(b"DELETED") {
+            return Err(format!("delete was answered \"{}\"", show(&line)));
+        }
+        Ok(MISSING)
     }
 
     fn receive(&mut self, parts: &[Part], numbers: &mut Numbers) -> Result<(), String> {
@@ -421,20 +461,28 @@ impl Connection {
     }
 
     /// The check at the end of each dialogue.
-    fn end(&mut self) -> Result<(), String> {
+    fn end(&mut self, last_words: &LastWords) -> Result<(), String> {
         if self.closed {
             return Ok(());
         }
         if self.shut_down {
             return self.closed();
         }
-        self.send(b"version\r\n")?;
-        let line = self.line()?;
-        if !line.starts_with(b"VERSION ") || !self.received.is_empty() {
-            let rest = show(&self.received);
-            return Err(format!("expected one VERSION, got \"{}{rest}\"", show(&line)));
+        let LastWords { request, begins, ends } = last_words;
+        self.send(request)?;
+        let mut line = self.line()?;
+        let mut answer = line.clone();
+        if line.starts_with(begins) {
+            while !line.starts_with(ends) {
+                line = self.line()?;
+                answer.extend_from_slice(&line);
+            }
+            if self.received.is_empty() {
+                return Ok(());
+            }
         }
-        Ok(())
+        let (begins, rest) = (show(begins), show(&self.received));
+        Err(format!("expected one \"{begins}\", got \"{}{rest}\"", show(&answer)))
     }
 
     /// Waits for more bytes; the end of the connection is an error.

@@ -11,6 +11,7 @@
 //! | a connection's own ways | [`Server::start`], [`Server::connect`] |
 //! | what outlives a crash | a [`TempDir`], [`Server::start_on`], [`Server::kill`] |
 //! | what the server says | [`Server::wait_for_line`] |
+//! | a stream in many ways cut | [`stream::read`], [`stream::answers`] |
 //!
 //! Whatever is started here is killed, and whatever directory is made here removed,
 //! when its value is dropped, which a failing test does as well. Errors panic: in a
@@ -21,6 +22,7 @@
 
 pub mod dialogue;
 pub mod disk;
+pub mod stream;
 
 use std::env;
 use std::fs;

@@ -1,0 +1,304 @@
+//! Streams of requests, and what becomes of them however they are cut into reads: as a
+//! parser sees them ([`read`]), and as a connection answers them ([`answers`]). For
+//! every dialect, and without a process.
+//!
+//! The streams are made up by [`Random`]. A failure says its seed, from which the same
+//! bytes come again.
+
+use super::TempDir;
+use memcached_lite::connection::{Connection, READ_LIMIT, Stream};
+use memcached_lite::dialect::Dialect;
+use memcached_lite::log::SyncMode;
+use memcached_lite::protocol::{BlockEnd, Limits, Parsed};
+use memcached_lite::replay::Settings;
+use memcached_lite::service::{Context, Service};
+use memcached_lite::stats::Counters;
+use memcached_lite::store::{Options, Store};
+use std::io::{ErrorKind, Read, Write};
+use std::net::Shutdown;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Instant;
+
+/// Small, so that what is too large is soon sent.
+pub const LIMITS: Limits =
+    Limits { key_size: 250, max_value: 4000, max_item_size: 4096 };
+
+/// Numbers that look random, and are the same for the same seed: splitmix64.
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        mixed ^ (mixed >> 31)
+    }
+
+    /// A number below `limit`.
+    pub fn below(&mut self, limit: usize) -> usize {
+        (self.next() % limit as u64) as usize
+    }
+
+    /// True once in `count` times.
+    pub fn once_in(&mut self, count: usize) -> bool {
+        self.below(count) == 0
+    }
+
+    pub fn pick<T: Copy>(&mut self, choice: &[T]) -> T {
+        choice[self.below(choice.len())]
+    }
+
+    /// A number of 64 bits that is often small or at the very end.
+    pub fn number(&mut self) -> u64 {
+        match self.below(4) {
+            0 => self.next(),
+            1 => u64::MAX - self.below(3) as u64,
+            _ => self.below(300) as u64,
+        }
+    }
+
+    pub fn bytes(&mut self, len: usize) -> Vec<u8> {
+        (0..len).map(|_| self.next() as u8).collect()
+    }
+
+    /// A key that is good: any byte but those that end words and lines, and NUL.
+    pub fn key(&mut self) -> Vec<u8> {
+        let len = self.pick(&[1, 2, 10, 249, 250]);
+        let mut key = self.bytes(len);
+        key.iter_mut().filter(|byte| b"\0\n ".contains(byte)).for_each(|b| *b = b'k');
+        key
+    }
+
+    pub fn value(&mut self) -> Vec<u8> {
+        match self.below(6) {
+            0 => Vec::new(),
+            1 => b"get a\r\nset a 0 0 1\r\nx\r\n".to_vec(),
+            2 => b"\r\n".repeat(self.below(5)),
+            3 => b"17".to_vec(),
+            _ => {
+                let len = self.below(200);
+                self.bytes(len)
+            }
+        }
+    }
+}
+
+/// What was found in a stream, and after how many of its bytes.
+pub type Found = Vec<(usize, String)>;
+
+/// Parses `stream` as it arrives in `pieces`. The form that is compared is `Debug`'s,
+/// which shows the request and all numbers. A patient reader believes what `parse`
+/// says it needs; one that is not looks again after each piece.
+pub fn read(
+    dialect: Dialect,
+    stream: &[u8],
+    pieces: &mut dyn FnMut() -> usize,
+    patient: bool,
+) -> Found {
+    let mut found = Found::new();
+    let (mut head, mut arrived, mut needed) = (0, 0, 0);
+    // While a line's end is awaited: so many bytes were there without it.
+    let mut line_open = None;
+    let mut swallow = None;
+    while arrived < stream.len() {
+        arrived = stream.len().min(arrived + pieces());
+        loop {
+            let input = &stream[head..arrived];
+            let line_ended = line_open.is_some_and(|len| input[len..].contains(&b'\n'));
+            if patient && input.len() < needed && !line_ended {
+                break;
+            }
+            let (used, text, swallow_next) = match swallow {
+                None => match dialect.parse(input, &LIMITS) {
+                    // P3
+                    Parsed::Unended(longest) => {
+                        (needed, line_open) = (longest + 1, Some(input.len()));
+                        break;
+                    }
+                    Parsed::Incomplete(count) => {
+                        (needed, line_open) = (count, None);
+                        break;
+                    }
+                    Parsed::Message(message) => {
+                        (message.used, format!("{message:?}"), None)
+                    }
+                    Parsed::Refused(refusal) => {
+                        (refusal.used, format!("{refusal:?}"), refusal.swallow)
+                    }
+                    Parsed::Hangup => {
+                        found.push((arrived, "hang up".into()));
+                        return found;
+                    }
+                },
+                Some(length) => match dialect.block_end(input, length) {
+                    BlockEnd::Incomplete(count) => {
+                        needed = count;
+                        break;
+                    }
+                    BlockEnd::Found(end) => (end, "a swallowed block".into(), None),
+                    BlockEnd::Missing(end) => (end, "a bad block".into(), None),
+                },
+            };
+            assert!((1..=input.len()).contains(&used), "{used} used of {input:?}");
+            swallow = swallow_next;
+            head += used;
+            (needed, line_open) = (0, None);
+            found.push((arrived, text));
+        }
+        let there = arrived - head;
+        assert!(needed > there, "{needed} bytes are needed, {there} are there");
+    }
+    found
+}
+
+pub fn without_places(found: Found) -> Vec<String> {
+    found.into_iter().map(|(_, text)| text).collect()
+}
+
+/// Like `assert_eq`, but shows the first difference alone.
+pub fn assert_same<T: PartialEq + std::fmt::Debug>(
+    left: &[T],
+    right: &[T],
+    what: &str,
+) {
+    let same = left.iter().zip(right).take_while(|(left, right)| left == right).count();
+    let (left, right) = (left.get(same), right.get(same));
+    assert_eq!(left, right, "{what}: they differ at {same}");
+}
+
+pub const NOW: u64 = 1_700_000_000;
+
+/// A service over a fresh store, as a server makes it.
+pub fn service(
+    dialect: Dialect,
+    directory: &TempDir,
+    max_item_size: usize,
+) -> Arc<Service> {
+    let mut settings = Settings::default();
+    if let Dialect::Raw(format) = dialect {
+        settings.int_size = Some(format.int_size);
+        settings.int_order = Some(format.int_order);
+    }
+    let sync = SyncMode::EverySecond;
+    let options = Options { settings, sync, max_item_size };
+    let (store, _) = Store::open(directory.path(), &options, NOW).unwrap();
+    service_over(dialect, store, max_item_size)
+}
+
+pub fn service_over(
+    dialect: Dialect,
+    store: Store,
+    max_item_size: usize,
+) -> Arc<Service> {
+    Arc::new(Service {
+        dialect,
+        limits: Limits {
+            key_size: store.key_size(),
+            max_value: store.max_value(),
+            max_item_size,
+        },
+        store,
+        verbosity: 0,
+        settings: vec![("maxbytes", "0".into())],
+        conn_limit: 1,
+        counters: vec![Counters::default()],
+        connections: AtomicU64::new(1),
+        accepted: AtomicU64::new(1),
+        rejected: AtomicU64::new(0),
+        started: Instant::now(),
+    })
+}
+
+/// What a connection answers to `stream`, which arrives in `pieces`. The client takes
+/// at most `taken` bytes at a time.
+pub fn answers(
+    dialect: Dialect,
+    stream: &[u8],
+    max_item_size: usize,
+    pieces: &mut dyn FnMut() -> usize,
+    taken: usize,
+) -> Vec<u8> {
+    let directory = TempDir::new();
+    let mut context = Context::new(service(dialect, &directory, max_item_size), 0);
+    context.session.now = NOW;
+    let (near, mut far) = UnixStream::pair().unwrap();
+    near.set_nonblocking(true).unwrap();
+    far.set_nonblocking(true).unwrap();
+    let near = Stream::from(OwnedFd::from(near));
+    let (now, mut buffer) = (Instant::now(), vec![0; READ_LIMIT]);
+    let mut connection = Connection::new(near, now);
+    let (mut sent, mut answers, mut taken) = (0, Vec::new(), vec![0; taken]);
+    let mut idle = 0;
+    while !connection.is_finished() {
+        idle += 1;
+        assert!(idle < 100, "stuck after {} bytes of answers", answers.len());
+        if sent < stream.len() {
+            let end = stream.len().min(sent + pieces());
+            // Where there is no room, the connection has to read first.
+            if let Ok(count) = far.write(&stream[sent..end]) {
+                sent += count;
+                idle = 0;
+            }
+            if sent == stream.len() {
+                far.shutdown(Shutdown::Write).unwrap();
+            }
+        }
+        // A worker's tick.
+        if connection.can_resume() {
+            connection.resume(now, &mut context);
+        } else if !connection.has_output() {
+            connection.receive(&mut buffer, now, &mut context).unwrap();
+        }
+        context.session.depends_on = connection.depends_on;
+        context.service.store.commit(&context.session).unwrap();
+        connection.depends_on = 0;
+        connection.flush(now, &mut context).unwrap();
+        match far.read(&mut taken) {
+            Ok(count) => {
+                answers.extend_from_slice(&taken[..count]);
+                idle = 0;
+            }
+            Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
+        }
+    }
+    drop(connection);
+    far.set_nonblocking(false).unwrap();
+    // Closed with bytes unread, a socket says so after the last answer.
+    if let Err(error) = far.read_to_end(&mut answers) {
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    }
+    answers
+}
+
+/// Parses `input` to its end; all that is asked is that there is one.
+pub fn consume(dialect: Dialect, mut input: &[u8]) {
+    let mut swallow = None;
+    while !input.is_empty() {
+        let used = match swallow.take() {
+            Some(length) => match dialect.block_end(input, length) {
+                BlockEnd::Incomplete(needed) => {
+                    assert!(needed > input.len());
+                    return;
+                }
+                BlockEnd::Found(end) | BlockEnd::Missing(end) => end,
+            },
+            None => match dialect.parse(input, &LIMITS) {
+                Parsed::Unended(needed) | Parsed::Incomplete(needed) => {
+                    assert!(needed >= input.len());
+                    return;
+                }
+                Parsed::Message(message) => message.used,
+                Parsed::Refused(refusal) => {
+                    swallow = refusal.swallow;
+                    refusal.used
+                }
+                Parsed::Hangup => return,
+            },
+        };
+        assert!((1..=input.len()).contains(&used));
+        input = &input[used..];
+    }
+}
