@@ -20,8 +20,8 @@ check: ## what has to pass before a change lands
 run: ## start a server on 127.0.0.1:11211, its data in ./data
 	cargo run --release --bin server -- -v
 
-demo: ## play a scenario: three clients, one server
-	cargo run --bin driver -- --test 1
+demo: ## play a scenario: kill -9 under load, and nothing is lost
+	cargo run --bin driver -- --test 7
 
 test-against: ## replay the dialogues against ADDR=host:port, which is flushed
 	MEMCACHED_ADDR=$(ADDR) cargo test --test wire

@@ -7,6 +7,7 @@
 //! | a fence `wire OPTIONS` | the dialogue is held with a server of these options |
 //! | a fence `hexdump OPTIONS` | it is the file after the dialogue before it |
 //! | a fence `console` | what stands behind `$` can be run |
+//! | `` `make test` ``, `` `cargo run ...` `` | it can be run |
 //! | `` `TAIL_LIMIT` (1048576 bytes) `` | the constant has that value |
 //! | `` `--conn-limit` (1024) `` | the option has that default |
 //! | `[text](page.md)`, `![text](picture.svg)` | the file is there |
@@ -126,6 +127,16 @@ fn commands_can_be_run() {
         }
         if count == before {
             failures.push(format!("{}: no command", fence.place(page)));
+        }
+    }
+    for page in &pages {
+        let is_command = |span: &&str| {
+            ["cargo ", "make ", "target/"].iter().any(|name| span.starts_with(name))
+        };
+        for span in page.code_spans().filter(is_command) {
+            if let Err(problem) = check_line(&span.replace('\n', " ")) {
+                failures.push(format!("{}: {problem} in {span:?}", page.name));
+            }
         }
     }
     assert!(count > 0, "no page runs anything");
