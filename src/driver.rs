@@ -5,9 +5,17 @@
 //! `driver client ...`, so that a scenario runs where cargo has built the driver
 //! alone. A client child reads instructions from its standard input and prints each
 //! reply, quoted, on a line; so the driver can hold the clients of a scenario to any
-//! order. It waits for lines and replies, and never by sleeping. A server child exits
-//! by itself when nobody has been connected for a while, so none outlives its driver
-//! for long.
+//! order. It waits for lines and replies, and never by sleeping.
+//!
+//! - D1: a verdict says ok only if every reply was compared with what it should be,
+//!   and nothing came that was not asked for.
+//! - D2: nothing that a scenario has started or written outlives it. If the driver
+//!   itself is killed, its clients end with their input, its servers because nobody is
+//!   connected; the directory stays.
+//! - D3: what is asked for depends on the scenario and the seed, and on nothing else.
+//!
+//! Left out: a network between the processes, and faults of the disk; see
+//! `tests/recovery.rs` for those.
 //!
 //! | scenarios | are in |
 //! |---|---|
@@ -16,13 +24,16 @@
 //! | 6, 8, 11, 16: many at once | `driver/crowds.rs` |
 //! | 9, 17, 18: bytes on the wire | `driver/bytes.rs` |
 //!
-//! What scenarios have in common is in `driver/stage.rs`.
+//! What scenarios have in common is in `driver/stage.rs`, `driver/peer.rs` and
+//! `driver/text.rs`.
 
 mod bytes;
 mod crowds;
+mod peer;
 mod requests;
 mod restarts;
 mod stage;
+mod text;
 
 use crate::say;
 pub use stage::Options;

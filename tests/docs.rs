@@ -31,13 +31,14 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 /// The pages that are chapters, beside README.md and docs/README.md.
-const CHAPTERS: [&str; 7] = [
+const CHAPTERS: [&str; 8] = [
     "docs/protocol.md",
     "docs/dialects.md",
     "docs/file.md",
     "docs/store.md",
     "docs/server.md",
     "docs/client.md",
+    "docs/driver.md",
     "docs/designs.md",
 ];
 
@@ -626,9 +627,11 @@ fn default_of(option: &str) -> Option<Option<String>> {
     Some(inside.split([',', ']', ' ']).next().map(str::to_owned))
 }
 
-/// The files of src.
+/// The files of src, and of the modules in directories of their own.
 fn sources() -> Vec<(String, String)> {
-    let entries = fs::read_dir(root().join("src")).expect("src");
+    let entries = ["src", "src/driver"]
+        .into_iter()
+        .flat_map(|directory| fs::read_dir(root().join(directory)).expect("src"));
     entries
         .map(|entry| entry.expect("entry").path())
         .filter(|path| path.extension().is_some_and(|end| end == "rs"))
@@ -725,7 +728,7 @@ fn operand(words: &mut &[&str], known: &BTreeMap<String, u64>) -> Option<u64> {
 /// Whether this is the number of an invariant: `L2`.
 fn is_invariant(word: &str) -> bool {
     matches!(word.as_bytes(), [letter, digit]
-        if b"PFLRSCVWK".contains(letter) && digit.is_ascii_digit())
+        if b"PFLRSCVWKD".contains(letter) && digit.is_ascii_digit())
 }
 
 fn invariants_in(text: &str) -> Vec<String> {

@@ -1,6 +1,8 @@
 //! Scenarios about the bytes on the wire.
 
-use super::stage::{KEY_NOT_FOUND, Peer, Result, STORED, Server, Stage, quoted};
+use super::peer::Peer;
+use super::stage::{Result, Server, Stage};
+use super::text::{KEY_NOT_FOUND, STORED, quoted};
 use crate::client::ClientError;
 use crate::random::Random;
 
@@ -138,8 +140,7 @@ pub fn malformed_requests(stage: &Stage) -> Result {
 
 /// Which bytes a key may have, and that client and server agree on it.
 fn every_byte_in_a_key(stage: &Stage, server: &Server, peer: &mut Peer) -> Result {
-    let mut client = stage.library_client(&server.address)?;
-    server.says("Connected by ")?;
+    let mut client = stage.library_client(server)?;
     for row in 0..16 {
         let bytes = (row * 16..row * 16 + 16).map(|byte| byte as u8);
         let is_plain = |byte: &u8| !b"\0\n\r ".contains(byte);

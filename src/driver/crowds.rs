@@ -1,11 +1,11 @@
 //! Scenarios with many clients at once.
 
-use super::stage::{Client, KEY_NOT_FOUND, Result, STORED, Stage, quoted};
+use super::stage::{Client, Result, Stage};
+use super::text::{KEY_NOT_FOUND, STORED, quoted, short};
 use crate::os;
 use crate::random::Random;
 use crate::reply::TOO_MANY_CONNECTIONS;
 use crate::say;
-use std::collections::HashMap;
 use std::io::{IsTerminal, stderr};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,24 +14,23 @@ use std::time::{Duration, Instant};
 /// their two requests.
 pub fn random_keys(stage: &Stage) -> Result {
     let count = stage.options.clients;
-    // The ends of each client's two pipes, and both for the moment of its start.
-    os::raise_descriptor_limit(2 * count as u64 + 64).map_err(|possible| {
+    // The ends of each client's two pipes, both for the moment of its start, and what
+    // the driver itself has.
+    let wanted = 2 * count + 64;
+    os::raise_descriptor_limit(wanted as u64).map_err(|possible| {
         format!(
-            "{count} clients need {} open files and the system allows {possible}; \
-             raise it with `ulimit -Hn`, or use fewer --clients",
-            2 * count + 64
+            "{count} clients need {wanted} open files and the system allows {possible}; \
+             raise it with `ulimit -Hn {wanted}`, or use fewer --clients"
         )
     })?;
-    let conn_limit = (count + 8).max(1024).to_string();
-    let server = stage.server(&["--conn-limit", &conn_limit])?;
-    let (host, port) = server.address.rsplit_once(':').unwrap_or_default();
-    let options = ["--host", host, "--port", port, "--timeout", "60", "-v"];
+    let server = stage.server(&["--conn-limit", &count.to_string()])?;
+    let options = ["--timeout", "60", "-v"];
     let mut random = stage.random();
     let begun = Instant::now();
     let mut clients = Vec::new();
     for number in 1..=count {
         progress("started", number - 1, count);
-        let mut client = stage.client_with(number, &options, &[])?;
+        let mut client = stage.client_of(&server.address, number, &options)?;
         client.send("version")?;
         let (key_len, value_len) = (random.between(1, 30), random.between(1, 1000));
         // Random keys may be the same, which only their numbers rule out.
@@ -44,7 +43,7 @@ pub fn random_keys(stage: &Stage) -> Result {
         if !version.starts_with("\"VERSION ") {
             return Err(format!("a client could not connect: {version}"));
         }
-        client.line()?;
+        microseconds(&client.line()?)?;
     }
     for (client, key, value) in &mut clients {
         client.send(&format!("set {key} {value}\nget {key}"))?;
@@ -56,7 +55,8 @@ pub fn random_keys(stage: &Stage) -> Result {
         for expected in [STORED.to_owned(), quoted(value)] {
             let reply = client.line()?;
             if reply != expected {
-                let number = number + 1;
+                let (number, expected) = (number + 1, short(&expected));
+                let reply = short(&reply);
                 return Err(format!("CLIENT{number}, {key}: {reply}, not {expected}"));
             }
             time += microseconds(&client.line()?)?;
@@ -148,9 +148,9 @@ pub fn stalled_clients(stage: &Stage) -> Result {
     stage.leave(client, &server)
 }
 
-/// What a client of scenario 11 did, and when.
+/// What a client of scenario 11 did with a key, and when.
 struct Deed {
-    key: String,
+    key: &'static str,
     /// The value that it set, or got; `None` where there was none.
     value: Option<String>,
     is_set: bool,
@@ -164,102 +164,114 @@ pub fn few_keys(stage: &Stage) -> Result {
     const DEEDS: usize = 40;
     let server = stage.server(&[])?;
     let mut random = stage.random();
+    let mut last = stage.client(&server, CLIENTS + 1, &[])?;
+    stage.ask(&mut last, "set counter 0", STORED)?;
     let mut threads = Vec::new();
     for number in 1..=CLIENTS {
         let client = stage.client(&server, number, &[])?;
         let random = Random::new(random.bits());
         threads.push(thread::spawn(move || deeds(number, client, random, DEEDS)));
     }
-    let (mut all, mut counted) = (Vec::new(), 0);
+    let (mut all, mut counts) = (Vec::new(), Vec::new());
     for thread in threads {
-        let (deeds, increments) = thread.join().map_err(|_| "a client panicked")??;
+        let (deeds, counted) = thread.join().map_err(|_| "a client panicked")??;
         all.extend(deeds);
-        counted += increments;
+        counts.extend(counted);
     }
-    let mut last = stage.client(&server, CLIENTS + 1, &[])?;
-    // No increment is lost, however they met.
-    let expected = quoted(&counted.to_string());
-    stage.ask(&mut last, "get counter", &expected)?;
+    // Each increment has made a number of its own: none met another halfway.
+    counts.sort_unstable();
+    if let Some((_, made)) = (1..).zip(&counts).find(|(wanted, made)| wanted != *made) {
+        let count = counts.len();
+        return Err(format!(
+            "{count} increments should make 1 to {count} once, not {made}"
+        ));
+    }
     let gets = check_deeds(&all)?;
     stage.approve(CLIENTS * DEEDS);
+    say(&format!("{} increments, each with a number of its own", counts.len()));
     say(&format!("{gets} gets, each with a value that the key had in that moment"));
+    let counted = quoted(&counts.len().to_string());
+    stage.ask(&mut last, "get counter", &counted)?;
     stage.leave(last, &server)
 }
 
 /// What one client does: sets, gets and counts, and waits for up to 10 ms in between.
+/// Returns what it did with keys, and what its increments have made.
 fn deeds(
     number: usize,
     mut client: Client,
     mut random: Random,
     count: usize,
-) -> Result<(Vec<Deed>, usize)> {
-    let (mut deeds, mut increments) = (Vec::new(), 0);
+) -> Result<(Vec<Deed>, Vec<usize>)> {
+    let (mut deeds, mut counts) = (Vec::new(), Vec::new());
     for i in 0..count {
         thread::sleep(Duration::from_micros(random.below(10_000) as u64));
-        let key = ["red", "green", "blue"][random.below(3)].to_owned();
-        let begun = Instant::now();
-        let what = random.below(3);
+        let key = ["red", "green", "blue"][random.below(3)];
         let value = format!("{number}-{i}");
-        let instruction = match what {
-            0 => format!("set {key} {value}"),
-            1 => format!("get {key}"),
-            _ => "incr counter 1".to_owned(),
+        let (what, instruction) = match random.below(3) {
+            0 => ("set", format!("set {key} {value}")),
+            1 => ("get", format!("get {key}")),
+            _ => ("incr", "incr counter 1".to_owned()),
         };
+        let begun = Instant::now();
         client.send(&instruction)?;
         let reply = client.receive(&instruction)?;
         let ended = Instant::now();
-        let unexpected = || Err(format!("CLIENT{number}: '{instruction}': {reply}"));
-        let (value, is_set) = match what {
-            0 if reply == STORED => (Some(value), true),
-            1 if reply == KEY_NOT_FOUND => (None, false),
-            1 => (Some(reply.trim_matches('"').to_owned()), false),
-            2 => {
-                // The first to come makes it; another may be quicker.
-                let missing = reply == r#""NOT_FOUND\r\n""#;
-                if missing {
-                    client.send("add counter 1")?;
-                    if client.receive("add counter 1")? != STORED {
-                        client.send("incr counter 1")?;
-                        client.receive("incr counter 1")?;
-                    }
-                }
-                increments += 1;
+        let unquoted = reply.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+        let (value, is_set) = match (what, unquoted) {
+            ("set", _) if reply == STORED => (Some(value), true),
+            ("get", _) if reply == KEY_NOT_FOUND => (None, false),
+            ("get", Some(found)) => (Some(found.to_owned()), false),
+            ("incr", Some(line)) => {
+                let sum = line.strip_suffix("\\r\\n").and_then(|sum| sum.parse().ok());
+                counts.push(sum.ok_or_else(|| format!("incr made {line}"))?);
                 continue;
             }
-            _ => return unexpected(),
+            _ => return Err(format!("CLIENT{number}: '{instruction}': {reply}")),
         };
         deeds.push(Deed { key, value, is_set, begun, ended });
     }
-    Ok((deeds, increments))
+    client.close()?;
+    Ok((deeds, counts))
 }
 
-/// What is read was written: the value of each get was set before the get ended, and
-/// had not been replaced when it began. Returns how many gets there were.
+/// Each key is a register: a get finds the value that was set last. Each deed takes
+/// effect at some moment between its begin and its end. Nobody knows when; but when
+/// one ended before another began, it is known which was first. Returns how many gets
+/// there were.
 fn check_deeds(deeds: &[Deed]) -> Result<usize> {
-    let mut sets: HashMap<&str, Vec<&Deed>> = HashMap::new();
-    for deed in deeds.iter().filter(|deed| deed.is_set) {
-        sets.entry(&deed.key).or_default().push(deed);
-    }
+    // A set has taken effect when it ended, or when the first get that found its value
+    // did. No value is set twice.
+    let effective = |set: &Deed| {
+        let same = |deed: &&Deed| deed.key == set.key && deed.value == set.value;
+        let ends = deeds.iter().filter(same).map(|deed| deed.ended);
+        ends.fold(set.ended, Instant::min)
+    };
+    let sets: Vec<(&Deed, Instant)> = deeds
+        .iter()
+        .filter(|deed| deed.is_set)
+        .map(|set| (set, effective(set)))
+        .collect();
     let mut gets = 0;
     for get in deeds.iter().filter(|deed| !deed.is_set) {
         gets += 1;
-        let sets = sets.get(&get.key[..]).map_or(&[][..], Vec::as_slice);
-        let origin = sets.iter().find(|set| set.value == get.value);
-        let replaced = match (&get.value, origin) {
-            // Nothing there: then no set had ended before.
-            (None, _) => sets.iter().any(|set| set.ended < get.begun),
-            (Some(_), Some(set)) if set.begun < get.ended => sets
-                .iter()
-                .any(|other| set.ended < other.begun && other.ended < get.begun),
-            (Some(value), _) => {
-                return Err(format!("'get {}' found {value}, never set", get.key));
-            }
-        };
-        if replaced {
-            let (key, value) = (&get.key, &get.value);
-            return Err(format!(
-                "'get {key}' found {value:?}, which had been replaced"
-            ));
+        let Deed { key, value, .. } = get;
+        let mut found = None;
+        if let Some(value) = value {
+            let origin = sets.iter().find(|(set, _)| {
+                set.key == *key && set.value == get.value && set.begun < get.ended
+            });
+            let never = || format!("'get {key}' found {value}, which nobody had set");
+            found = Some(origin.ok_or_else(never)?.1);
+        }
+        // Nothing, which is what `None` is less than `Some` says, was there before any
+        // value.
+        let is_replaced = sets.iter().any(|(other, effective)| {
+            other.key == *key && found < Some(other.begun) && *effective < get.begun
+        });
+        if is_replaced {
+            let value = value.as_deref().unwrap_or("nothing");
+            return Err(format!("'get {key}' found {value}, which had been replaced"));
         }
     }
     Ok(gets)
@@ -279,19 +291,55 @@ pub fn one_at_a_time(stage: &Stage) -> Result {
     stage.hear(&mut fourth, "", TOO_MANY_CONNECTIONS)?;
     fourth.is_closed()?;
     stage.ask(&mut first, "set turn 2", STORED)?;
-    if !second.is_silent()? || !third.is_silent()? {
-        return Err("a client that should wait its turn is served".into());
-    }
+    second.is_waiting()?;
+    third.is_waiting()?;
     stage.leave(first, &server)?;
     server.says("Connected by ")?;
     stage.hear(&mut second, "get turn", "VALUE turn 0 1\r\n2\r\nEND\r\n")?;
     stage.talk(&mut second, "set turn 0 0 1\r\n3\r\n", "STORED\r\n")?;
-    if !third.is_silent()? {
-        return Err("a client that should wait its turn is served".into());
-    }
+    third.is_waiting()?;
     second.leave(&server)?;
     server.says("Connected by ")?;
     stage.hear(&mut third, "get turn", "VALUE turn 0 1\r\n3\r\nEND\r\n")?;
     third.leave(&server)?;
     server.ends_idle()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Deeds with `red`, written as `set a 0-2`: which value, from when to when.
+    fn judged(deeds: &[&str]) -> bool {
+        let epoch = Instant::now();
+        let deed = |text: &&str| {
+            let words: Vec<&str> = text.split([' ', '-']).collect();
+            let [what, value, begun, ended] = words[..] else { panic!("{text}") };
+            let at = |time: &str| epoch + Duration::from_secs(time.parse().unwrap());
+            let value = (value != "nothing").then(|| value.to_owned());
+            let (begun, ended) = (at(begun), at(ended));
+            Deed { key: "red", value, is_set: what == "set", begun, ended }
+        };
+        check_deeds(&deeds.iter().map(deed).collect::<Vec<_>>()).is_ok()
+    }
+
+    #[test]
+    fn what_overlaps_may_have_happened_in_any_order() {
+        assert!(judged(&["get nothing 0-1", "set a 2-4", "get a 5-6"]));
+        assert!(judged(&["set a 0-9", "get nothing 1-2", "get a 3-4"]));
+        assert!(judged(&["set a 0-5", "set b 1-4", "get a 6-7", "get a 8-9"]));
+        assert!(judged(&["set a 0-5", "set b 1-4", "get b 6-7"]));
+        assert!(judged(&["set a 0-1", "set b 2-9", "get b 3-5", "get a 4-6"]));
+    }
+
+    #[test]
+    fn what_did_not_overlap_has_an_order() {
+        assert!(!judged(&["get a 0-1", "set a 2-3"]));
+        assert!(!judged(&["set a 0-1", "get b 2-3"]));
+        assert!(!judged(&["set a 0-1", "get nothing 2-3"]));
+        assert!(!judged(&["set a 0-1", "set b 2-3", "get a 4-5"]));
+        // Nobody goes back behind what somebody has seen.
+        assert!(!judged(&["set a 0-1", "set b 2-9", "get b 3-4", "get a 5-6"]));
+        assert!(!judged(&["set a 0-9", "get a 1-2", "get nothing 3-4"]));
+    }
 }

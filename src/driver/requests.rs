@@ -1,6 +1,7 @@
 //! Scenarios about what requests do.
 
-use super::stage::{KEY_NOT_FOUND, Result, STORED, Server, Stage, quoted};
+use super::stage::{Result, Server, Stage};
+use super::text::{KEY_NOT_FOUND, STORED, quoted};
 use crate::say;
 use std::time::{Duration, Instant};
 
@@ -140,17 +141,22 @@ pub fn flags_expiry_noreply(stage: &Stage) -> Result {
         "set quiet 0 0 2 noreply\r\nhi\r\nget quiet\r\n",
         "VALUE quiet 0 2\r\nhi\r\nEND\r\n",
     )?;
-    talk("add quiet 0 0 2 noreply\r\nno\r\nincr nothing 1 noreply\r\n", "")?;
+    talk(
+        "add quiet 0 0 2 noreply\r\nno\r\nincr quiet 1 noreply\r\nget quiet\r\n",
+        "VALUE quiet 0 2\r\nhi\r\nEND\r\n",
+    )?;
     talk("delete quiet noreply\r\nget quiet\r\n", "END\r\n")?;
-    talk("set brief 0 1 5\r\nvalue\r\n", "STORED\r\n")?;
+    talk("set brief 0 1000 5\r\nvalue\r\n", "STORED\r\n")?;
+    talk("get brief\r\n", "VALUE brief 0 5\r\nvalue\r\nEND\r\n")?;
+    talk("touch brief 1\r\n", "TOUCHED\r\n")?;
     peer.leave(&server)?;
-    expires(stage, &server.address)?;
+    expires(stage, &server)?;
     at_the_same_time(stage, &server)
 }
 
 /// Asks for `brief`, which has a second to live, until it is gone.
-fn expires(stage: &Stage, address: &str) -> Result {
-    let mut client = stage.library_client(address)?;
+fn expires(stage: &Stage, server: &Server) -> Result {
+    let mut client = stage.library_client(server)?;
     let begun = Instant::now();
     let mut hits = 0;
     while client.get("brief").map_err(|error| format!("get brief: {error}"))?.is_some()
@@ -163,7 +169,8 @@ fn expires(stage: &Stage, address: &str) -> Result {
     let elapsed = begun.elapsed().as_secs_f64();
     say(&format!("'brief' was there {hits} times, and was gone after {elapsed:.1} s"));
     stage.approve(1);
-    Ok(())
+    drop(client);
+    server.says("Client disconnected").map(|_| ())
 }
 
 /// Three set while three get, and everybody is served.

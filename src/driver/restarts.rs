@@ -1,10 +1,12 @@
 //! Scenarios in which servers go and come back.
 
-use super::stage::{KEY_NOT_FOUND, PATIENCE, Result, STORED, Stage, quoted};
-use crate::client::Client;
+use super::stage::{PATIENCE, Result, Server, Stage};
+use super::text::{KEY_NOT_FOUND, STORED, quoted};
+use crate::client::{Client, ClientError};
 use crate::random::Random;
 use crate::say;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
+use std::mem;
 use std::net::TcpListener;
 use std::sync::mpsc::{self, Sender};
 use std::thread;
@@ -28,15 +30,18 @@ pub fn persistence(stage: &Stage) -> Result {
     }
     stage.ask(&mut client, "get key4", KEY_NOT_FOUND)?;
     stage.leave(client, &server)?;
-    let mut keys = HashMap::new();
+    // Each writer has keys of its own, and knows what they hold.
+    let mut keys: [Keys; WRITERS] = Default::default();
     for _ in 0..3 {
-        let address = server.address.clone();
         let mut writers = Vec::new();
         let (sender, acknowledged) = mpsc::channel();
-        for number in 0..WRITERS {
-            let client = stage.library_client(&address)?;
+        for (number, keys) in keys.iter_mut().enumerate() {
+            let client = stage.library_client(&server)?;
             let (random, sender) = (Random::new(random.bits()), sender.clone());
-            writers.push(thread::spawn(move || write(number, client, random, &sender)));
+            let keys = mem::take(keys);
+            writers.push(thread::spawn(move || {
+                write(number, client, random, keys, &sender)
+            }));
         }
         drop(sender);
         let load = random.between(200, 400);
@@ -44,82 +49,79 @@ pub fn persistence(stage: &Stage) -> Result {
             let received = acknowledged.recv_timeout(PATIENCE);
             received.map_err(|_| "nothing more is acknowledged")?;
         }
-        let port = server.port().to_owned();
-        server.kill();
+        let port = server.kill();
         for (number, writer) in writers.into_iter().enumerate() {
-            let history = writer.join().map_err(|_| "a writer panicked")?;
-            let acknowledged = history.acknowledged;
-            say(&format!("WRITER{number}: {acknowledged} writes acknowledged"));
-            keys.extend(history.keys);
-            // What was asked for last may have come to pass.
-            if let Some((key, wanted)) = history.unanswered {
-                keys.entry(key).or_insert([None, None])[1] = wanted;
-            }
+            keys[number] = writer.join().map_err(|_| "a writer panicked")??;
         }
-        // The very port that the killed one had.
-        server = stage.server(&["--port", &port])?;
-        check(stage, &server.address, &mut keys)?;
+        // Each has sent a word for each write.
+        let more = acknowledged.iter().count();
+        say(&format!("{} writes were acknowledged", load + more));
+        stage.approve(load + more);
+        server = stage.server_at(&port, &[])?;
+        check(stage, &server, &mut keys)?;
     }
     Ok(())
 }
 
 const WRITERS: usize = 4;
 
-/// What a key may hold after a kill: what was acknowledged, `None` if that was its
-/// deletion, or what was asked for and not answered.
+/// What a key may hold after a kill: what was acknowledged last, or what was asked for
+/// and not answered. `None` is no value.
 type Possible = [Option<String>; 2];
 
-/// What a writer has done until its server was gone.
-struct History {
-    acknowledged: usize,
-    keys: HashMap<String, Possible>,
-    unanswered: Option<(String, Option<String>)>,
-}
+type Keys = BTreeMap<String, Possible>;
 
 /// Sets and deletes keys of its own until the connection fails.
 fn write(
     number: usize,
     mut client: Client,
     mut random: Random,
+    mut keys: Keys,
     acknowledged: &Sender<()>,
-) -> History {
-    let mut history =
-        History { acknowledged: 0, keys: HashMap::new(), unanswered: None };
+) -> Result<Keys> {
     loop {
         let key = format!("writer{number}-{}", random.below(100));
         let len = random.between(1, 100);
         let wanted = (random.below(8) > 0).then(|| random.text(len));
+        let possible = keys.entry(key.clone()).or_default();
         let done = match &wanted {
-            Some(value) => client.set(&key, value, 0, 0),
-            None => client.delete(&key).map(|_| ()),
+            Some(value) => client.set(&key, value, 0, 0).map(|()| true),
+            None => client.delete(&key).map(|found| found == possible[0].is_some()),
         };
-        if done.is_err() {
-            history.unanswered = Some((key, wanted));
-            return history;
+        match done {
+            Ok(true) => *possible = [wanted.clone(), wanted],
+            Ok(false) => return Err(format!("delete {key}: it was {possible:?}")),
+            // The server is gone, and the last request may have come to pass.
+            Err(ClientError::Closed | ClientError::Io(_)) => {
+                possible[1] = wanted;
+                return Ok(keys);
+            }
+            Err(error) => return Err(format!("{key}: {error}")),
         }
-        history.acknowledged += 1;
-        history.keys.insert(key, [wanted.clone(), wanted]);
-        // The scenario has heard enough when it kills the server.
+        // The scenario counts them when it has time.
         let _ = acknowledged.send(());
     }
 }
 
 /// Asks for every key, after which it is known what it holds.
-fn check(stage: &Stage, address: &str, keys: &mut HashMap<String, Possible>) -> Result {
-    let mut client = stage.library_client(address)?;
-    for (key, possible) in &mut *keys {
+fn check(stage: &Stage, server: &Server, keys: &mut [Keys]) -> Result {
+    let mut client = stage.library_client(server)?;
+    let mut count = 0;
+    for (key, possible) in keys.iter_mut().flatten() {
         let item = client.get(key).map_err(|error| format!("get {key}: {error}"))?;
         let value = item.map(|item| String::from_utf8_lossy(&item.value).into_owned());
         if !possible.contains(&value) {
-            let [expected, _] = possible;
+            let [acknowledged, asked] = possible;
             return Err(format!(
-                "{key} was {expected:?} before the kill, is {value:?}"
+                "{key} is {value:?} after the kill; acknowledged was {acknowledged:?}, \
+                 asked for last {asked:?}"
             ));
         }
         *possible = [value.clone(), value];
-        stage.approve(1);
+        count += 1;
     }
-    say(&format!("all {} keys are as they were acknowledged", keys.len()));
+    say(&format!("all {count} keys are as they were acknowledged"));
+    stage.approve(count);
     Ok(())
 }
 
@@ -142,9 +144,8 @@ pub fn clear_everything(stage: &Stage) -> Result {
     stage.ask(&mut client, "get four", KEY_NOT_FOUND)?;
     stage.ask(&mut client, "set five afterwards", STORED)?;
     stage.leave(client, &server)?;
-    let port = server.port().to_owned();
-    server.kill();
-    let server = stage.server(&["--port", &port])?;
+    let port = server.kill();
+    let server = stage.server_at(&port, &[])?;
     let mut client = stage.client(&server, 2, &[])?;
     for key in ["one", "two", "three", "four"] {
         stage.ask(&mut client, &format!("get {key}"), KEY_NOT_FOUND)?;
@@ -162,15 +163,16 @@ pub fn comings_and_goings(stage: &Stage) -> Result {
         .map_err(|error| format!("no port is free: {error}"))?
         .port()
         .to_string();
-    let environment = [("SERVER_HOST", "127.0.0.1"), ("SERVER_PORT", &port)];
+    let address = format!("127.0.0.1:{port}");
     let patient = ["--timeout", "20", "--retry", "0.1"];
-    let mut first = stage.client_with(1, &patient, &environment)?;
-    let note = first.line()?;
+    let mut first = stage.client_of(&address, 1, &patient)?;
+    let line = first.line()?;
+    let note = line.strip_prefix("client: ").unwrap_or(&line);
     say(&format!("CLIENT1: {note}"));
-    if !note.contains("can't connect") {
+    if !note.starts_with("can't connect ") {
         return Err("CLIENT1 should find no server".into());
     }
-    let server = stage.server_with(&[], &environment)?;
+    let server = stage.server_at(&port, &[])?;
     server.says("Connected by ")?;
     stage.ask(&mut first, "set name John Doe", STORED)?;
     server.kill();
@@ -180,7 +182,7 @@ pub fn comings_and_goings(stage: &Stage) -> Result {
         return Err("CLIENT1 should be told that its server is gone".into());
     }
     stage.approve(1);
-    let server = stage.server_with(&[], &environment)?;
+    let server = stage.server_at(&port, &[])?;
     stage.ask(&mut first, "get name", &quoted("John Doe"))?;
     server.says("Connected by ")?;
     let mut second = stage.client(&server, 2, &[])?;

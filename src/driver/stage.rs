@@ -7,24 +7,27 @@
 //! | [`Client`] | `driver client --quote ...` | a line for each of its instructions |
 //! | [`Peer`] | a connection of the driver's own | the bytes that must come |
 //!
-//! Everything that is said goes through [`say`], a line at a time, so lines of
-//! different processes are never mixed. What is started here is killed when its value
-//! is dropped.
+//! Servers and clients are told of each other by `SERVER_HOST` and `SERVER_PORT` in
+//! their environment. Everything that is said goes through [`say`], a line at a time,
+//! so lines of different processes are never mixed. Nothing is waited for longer than
+//! [`PATIENCE`]: a program that hangs fails its scenario, and doesn't hang the driver.
 
+use super::peer::Peer;
+use super::text::{ordinal, short, shown};
 use crate::client;
 use crate::random::Random;
 use crate::say;
 use std::cell::Cell;
 use std::fs;
-use std::io::{self, BufRead, BufReader, PipeReader, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::PathBuf;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::mpsc::{self, Receiver};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
-/// How long anything may take that is waited for.
+/// How long anything may take that is waited for. Far more than it needs, so that a
+/// busy machine fails no scenario.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// `--idle-exit` of the scenarios' servers, in seconds.
@@ -60,14 +63,16 @@ pub struct Stage {
 impl Stage {
     /// An empty stage, its directory among the temporary ones.
     pub fn new(options: &Options) -> io::Result<Stage> {
-        let name = format!("memcached-lite-driver-{}", std::process::id());
+        // Not the process id: a driver that was killed leaves its directory behind,
+        // and its id comes back.
+        let name = format!("memcached-lite-driver-{}", Random::seed());
         let directory = std::env::temp_dir().join(name);
         fs::create_dir(&directory)?;
         let (replies, clients) = (Cell::new(0), Cell::new(0));
         Ok(Stage { options: options.clone(), directory, replies, clients })
     }
 
-    /// Randomness that the seed determines, which is said.
+    /// Randomness that the seed determines, which is said (D3).
     pub fn random(&self) -> Random {
         say(&format!("Seed: --seed {}", self.options.seed));
         Random::new(self.options.seed)
@@ -83,37 +88,26 @@ impl Stage {
         self.replies.set(self.replies.get() + replies);
     }
 
-    /// Starts a server on the stage's data and waits until it is ready. Against a
-    /// server that runs already: empties that.
+    /// Starts a server on the stage's data, at a port that the system chooses, and
+    /// waits until it is ready. Against a server that runs already: empties that.
     pub fn server(&self, options: &[&str]) -> Result<Server> {
-        self.server_with(options, &[])
+        self.server_at("0", options)
     }
 
-    /// The same, with variables in its environment. `--port 0` unless the options, or
-    /// those variables, say otherwise.
-    pub fn server_with(
-        &self,
-        options: &[&str],
-        environment: &[(&str, &str)],
-    ) -> Result<Server> {
+    /// The same, at this port.
+    pub fn server_at(&self, port: &str, options: &[&str]) -> Result<Server> {
         if let Some(address) = &self.options.against {
-            let address = address.clone();
-            self.library_client(&address)?
-                .flush_all(0)
-                .map_err(|error| format!("flush_all: {error}"))?;
+            let flushed = connect(address)?.flush_all(0);
+            flushed.map_err(|error| format!("flush_all: {error}"))?;
             say(&format!("Server: {address}, which was flushed"));
-            return Ok(Server { process: None, address });
+            return Ok(Server { process: None, address: address.clone() });
         }
-        let mut command = myself("server")?;
-        if environment.is_empty() {
-            command.args(["--port", "0"]);
-        }
+        let mut command = myself("server", "127.0.0.1", port)?;
         command.args(["--idle-exit", IDLE_EXIT, "-v", "--data"]);
         command.arg(self.directory.join("data")).args(options);
-        command.envs(environment.iter().copied());
         let mut child = start(command.stdin(Stdio::null()).stdout(Stdio::piped()))?;
         let stdout = child.0.stdout.take().ok_or("a server without output")?;
-        let process = Some((child, lines_of(stdout)));
+        let process = Some((child, lines_of(stdout)?));
         let mut server = Server { process, address: String::new() };
         let ready = server.says("Listening on ")?;
         let address = ready.rsplit(' ').next().unwrap_or_default();
@@ -134,34 +128,33 @@ impl Stage {
         number: usize,
         options: &[&str],
     ) -> Result<Client> {
-        let (host, port) = server.address.rsplit_once(':').unwrap_or_default();
-        let to = ["--host", host, "--port", port];
-        let client = self.client_with(number, &[&to, options].concat(), &[])?;
+        let client = self.client_of(&server.address, number, options)?;
         server.says("Connected by ")?;
         Ok(client)
     }
 
-    /// Starts a client with variables in its environment.
-    pub fn client_with(
+    /// Starts a client of a server that there need not be yet.
+    pub fn client_of(
         &self,
+        address: &str,
         number: usize,
         options: &[&str],
-        environment: &[(&str, &str)],
     ) -> Result<Client> {
-        let failed = |error: io::Error| format!("can't make a pipe: {error}");
+        let (host, port) = address.rsplit_once(':').unwrap_or_default();
         // Both of its outputs in one pipe: what it says comes in order.
+        let failed = |error: io::Error| format!("can't make a pipe: {error}");
         let (output, stdout) = io::pipe().map_err(failed)?;
         let stderr = stdout.try_clone().map_err(failed)?;
-        let mut command = myself("client")?;
-        command.arg("--quote").args(options).envs(environment.iter().copied());
+        let mut command = myself("client", host, port)?;
+        command.arg("--quote").args(options);
         command.stdin(Stdio::piped()).stdout(stdout).stderr(stderr);
         let mut process = start(&mut command)?;
         // Its ends of the pipe are the child's alone from here on.
         drop(command);
         let input = process.0.stdin.take().ok_or("a client without input")?;
         self.clients.set(self.clients.get() + 1);
-        let (name, output) = (format!("CLIENT{number}"), BufReader::new(output));
-        Ok(Client { process, name, input, output, numbered: false, asked: 0 })
+        let (name, lines) = (format!("CLIENT{number}"), lines_of(output)?);
+        Ok(Client { process, name, input, lines, numbered: false, asked: 0 })
     }
 
     /// Has a client do something, shows its reply, and judges it.
@@ -184,12 +177,9 @@ impl Stage {
     ) -> Result {
         let reply = client.receive(instruction)?;
         if !expected.contains(&&reply[..]) {
-            let (name, expected) = (&client.name, expected.join(" or "));
-            return Err(format!(
-                "{name}: '{}' should receive {}",
-                short(instruction),
-                short(&expected)
-            ));
+            let (name, expected) = (&client.name, short(&expected.join(" or ")));
+            let instruction = short(instruction);
+            return Err(format!("{name}: '{instruction}' should receive {expected}"));
         }
         self.approve(1);
         Ok(())
@@ -211,15 +201,9 @@ impl Stage {
 
     /// Connects a peer for which the server may have no place.
     pub fn uninvited_peer(&self, server: &Server, number: usize) -> Result<Peer> {
-        let name = format!("PEER{number}");
-        let failed = |error| format!("{name}: can't connect: {error}");
-        let stream = TcpStream::connect(&server.address).map_err(failed)?;
-        stream.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
-        stream.set_write_timeout(Some(PATIENCE)).map_err(failed)?;
-        // What is sent in pieces shall arrive in pieces.
-        stream.set_nodelay(true).map_err(failed)?;
+        let peer = Peer::connect(&server.address, number)?;
         self.clients.set(self.clients.get() + 1);
-        Ok(Peer { stream, name })
+        Ok(peer)
     }
 
     /// Sends bytes, shows what comes back, and judges it.
@@ -253,22 +237,34 @@ impl Stage {
     }
 
     /// A client of the library, for a scenario that needs many requests quickly.
-    pub fn library_client(&self, address: &str) -> Result<client::Client> {
-        let (address, timeout) = (address.to_owned(), PATIENCE);
-        let options =
-            client::Options { address, timeout, ..client::Options::default() };
-        client::Client::connect(&options).map_err(|error| error.to_string())
+    pub fn library_client(&self, server: &Server) -> Result<client::Client> {
+        let client = connect(&server.address)?;
+        self.clients.set(self.clients.get() + 1);
+        server.says("Connected by ")?;
+        Ok(client)
     }
 }
 
 impl Drop for Stage {
     fn drop(&mut self) {
-        // What can't be removed is left to whoever cleans the temporary directory.
+        // D2. What can't be removed is left to whoever cleans the temporary directory.
         let _ = fs::remove_dir_all(&self.directory);
     }
 }
 
-/// A child process, which does not outlive its scenario.
+/// Connects to a server that should be there: one attempt.
+fn connect(address: &str) -> Result<client::Client> {
+    let (address, timeout) = (address.to_owned(), PATIENCE);
+    let options = client::Options {
+        address,
+        timeout,
+        retry: timeout,
+        ..client::Options::default()
+    };
+    client::Client::connect(&options).map_err(|error| error.to_string())
+}
+
+/// A child process, which does not outlive its scenario (D2).
 struct Process(Child);
 
 impl Drop for Process {
@@ -280,37 +276,44 @@ impl Drop for Process {
 }
 
 /// This program, to be started once more as `role`.
-fn myself(role: &str) -> Result<Command> {
+fn myself(role: &str, host: &str, port: &str) -> Result<Command> {
     let path = std::env::current_exe()
         .map_err(|error| format!("can't tell what program this is: {error}"))?;
     let mut command = Command::new(path);
-    // What the environment says of servers is not about those of a scenario.
-    command.arg(role).env_remove("SERVER_HOST").env_remove("SERVER_PORT");
+    command.arg(role).env("SERVER_HOST", host).env("SERVER_PORT", port);
     Ok(command)
 }
 
 fn start(command: &mut Command) -> Result<Process> {
-    command.spawn().map(Process).map_err(|error| match error.kind() {
-        io::ErrorKind::WouldBlock => {
-            format!(
-                "can't start a process: {error}; `ulimit -u` shows how many there may \
-                 be: raise it, or use fewer --clients"
-            )
-        }
-        _ => format!("can't start a process: {error}"),
-    })
+    command.spawn().map(Process).map_err(|error| too_many("process", &error))
 }
 
-/// The lines that a child prints, as they come.
-fn lines_of(stdout: ChildStdout) -> Receiver<String> {
+/// Why there is not one more process, or thread.
+fn too_many(what: &str, error: &io::Error) -> String {
+    let advice = match error.kind() {
+        io::ErrorKind::WouldBlock => {
+            "; `ulimit -u` shows how many there may be: raise it, or use fewer \
+             --clients"
+        }
+        _ => "",
+    };
+    format!("can't start a {what}: {error}{advice}")
+}
+
+/// The lines that a child prints, as they come. A thread reads them all the time: a
+/// full pipe would stall the child, and only a channel can be waited for with patience
+/// that ends.
+fn lines_of(output: impl Read + Send + 'static) -> Result<Receiver<String>> {
     let (sender, lines) = mpsc::channel();
-    thread::spawn(move || {
-        for line in BufReader::new(stdout).lines().map_while(io::Result::ok) {
-            // Goes on when nobody listens: a full pipe would stall the server.
+    let read = move || {
+        for line in BufReader::new(output).lines().map_while(io::Result::ok) {
+            // Goes on when nobody listens.
             let _ = sender.send(line);
         }
-    });
-    lines
+    };
+    let thread = thread::Builder::new().spawn(read);
+    thread.map_err(|error| too_many("thread", &error))?;
+    Ok(lines)
 }
 
 /// A server: a process of ours, or one that ran already.
@@ -322,19 +325,19 @@ pub struct Server {
 }
 
 impl Server {
-    /// Its port.
-    pub fn port(&self) -> &str {
-        self.address.rsplit_once(':').map_or("", |(_, port)| port)
-    }
-
     /// Shows what the server prints, up to the line that has `text` in it. One that
     /// others have started is believed to say it.
     pub fn says(&self, text: &str) -> Result<String> {
         let Some((_, lines)) = &self.process else { return Ok(String::new()) };
         loop {
-            let line = lines
-                .recv_timeout(PATIENCE)
-                .map_err(|_| format!("the server did not say '{text}'"))?;
+            let line = lines.recv_timeout(PATIENCE).map_err(|error| match error {
+                RecvTimeoutError::Timeout => {
+                    format!("the server does not say '{text}'")
+                }
+                RecvTimeoutError::Disconnected => {
+                    format!("the server has ended and did not say '{text}'")
+                }
+            })?;
             say(&line);
             if line.contains(text) {
                 return Ok(line);
@@ -354,11 +357,13 @@ impl Server {
         }
     }
 
-    /// Ends it as `kill -9` does, and waits until it is gone.
-    pub fn kill(self) {
+    /// Ends it as `kill -9` does, and waits until it is gone. Returns its port, which
+    /// is free from then on.
+    pub fn kill(self) -> String {
         let address = self.address.clone();
         drop(self);
         say(&format!("Server: Killed at {address}"));
+        address.rsplit(':').next().unwrap_or_default().to_owned()
     }
 }
 
@@ -367,7 +372,7 @@ pub struct Client {
     process: Process,
     name: String,
     input: ChildStdin,
-    output: BufReader<PipeReader>,
+    lines: Receiver<String>,
     /// Whether its lines count its instructions.
     pub numbered: bool,
     asked: usize,
@@ -382,12 +387,10 @@ impl Client {
 
     /// The next line that it says.
     pub fn line(&mut self) -> Result<String> {
-        let mut line = String::new();
-        match self.output.read_line(&mut line) {
-            Ok(0) => Err(format!("{} has ended", self.name)),
-            Ok(_) => Ok(line.trim_end_matches('\n').to_owned()),
-            Err(error) => Err(format!("{}: {error}", self.name)),
-        }
+        self.lines.recv_timeout(PATIENCE).map_err(|error| match error {
+            RecvTimeoutError::Timeout => format!("{} says nothing", self.name),
+            RecvTimeoutError::Disconnected => format!("{} has ended", self.name),
+        })
     }
 
     /// Shows and returns its reply to an instruction, and what it says before.
@@ -411,11 +414,22 @@ impl Client {
         Ok(reply)
     }
 
-    /// Ends its input, and waits until it has ended.
-    pub fn close(mut self) -> Result<String> {
-        drop(self.input);
-        self.process.0.wait().map_err(|error| format!("{}: {error}", self.name))?;
-        Ok(self.name)
+    /// Ends its input, and waits until it has ended. D1: it must have no more to say.
+    pub fn close(self) -> Result<String> {
+        let Client { process, name, input, lines, .. } = self;
+        drop(input);
+        match lines.recv_timeout(PATIENCE) {
+            Err(RecvTimeoutError::Disconnected) => {
+                drop(process);
+                Ok(name)
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                Err(format!("{name} does not end with its input"))
+            }
+            Ok(line) => {
+                Err(format!("{name}: said more than it was asked: {}", short(&line)))
+            }
+        }
     }
 
     /// Ends it as `kill -9` does.
@@ -424,118 +438,4 @@ impl Client {
         drop(self);
         say(&format!("{name}: Killed"));
     }
-}
-
-/// A connection whose bytes are the scenario's own.
-pub struct Peer {
-    stream: TcpStream,
-    name: String,
-}
-
-impl Peer {
-    /// Sends bytes.
-    pub fn send(&mut self, bytes: &[u8]) -> Result {
-        let sent = self.stream.write_all(bytes);
-        sent.map_err(|error| format!("{}: can't send: {error}", self.name))
-    }
-
-    /// As many bytes as are expected; fewer if the connection ends, or as soon as they
-    /// differ.
-    fn receive(&mut self, expected: &[u8]) -> Result<Vec<u8>> {
-        let mut bytes = vec![0; expected.len()];
-        let mut len = 0;
-        while len < bytes.len() && expected.starts_with(&bytes[..len]) {
-            match self.stream.read(&mut bytes[len..]) {
-                Ok(0) => break,
-                Ok(count) => len += count,
-                Err(error) => {
-                    return Err(format!(
-                        "{}: waiting for \"{}\": {error}",
-                        self.name,
-                        shown(&expected[len..])
-                    ));
-                }
-            }
-        }
-        bytes.truncate(len);
-        Ok(bytes)
-    }
-
-    /// Whether nothing has come yet that was not expected.
-    pub fn is_silent(&self) -> Result<bool> {
-        let failed = |error| format!("{}: {error}", self.name);
-        self.stream.set_nonblocking(true).map_err(failed)?;
-        let silent = match self.stream.peek(&mut [0]) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => true,
-            Err(error) => return Err(failed(error)),
-            Ok(_) => false,
-        };
-        self.stream.set_nonblocking(false).map_err(failed)?;
-        Ok(silent)
-    }
-
-    /// Says that it will send no more; the server closes without another byte.
-    pub fn leave(mut self, server: &Server) -> Result {
-        // It may have been closed from the other side.
-        let _ = self.stream.shutdown(Shutdown::Write);
-        self.is_closed()?;
-        say(&format!("{}: Connection closed", self.name));
-        server.says("Client disconnected").map(|_| ())
-    }
-
-    /// Waits until the server closes the connection; it must not say anything before.
-    pub fn is_closed(&mut self) -> Result {
-        match self.stream.read(&mut [0; 80]) {
-            // What was sent to a server that closes may come back as a reset.
-            Ok(0) => Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(()),
-            Ok(_) => Err(format!("{}: received more than it asked for", self.name)),
-            Err(error) => Err(format!("{}: should be closed: {error}", self.name)),
-        }
-    }
-}
-
-/// What clients print for `STORED` and for a miss.
-pub const STORED: &str = r#""STORED\r\n""#;
-/// See [`STORED`].
-pub const KEY_NOT_FOUND: &str = r#""KEY NOT FOUND\r\n""#;
-
-/// A value as clients print it.
-pub fn quoted(value: &str) -> String {
-    format!("\"{}\"", value.escape_default())
-}
-
-/// The longest text that is shown whole.
-const MAX_SHOWN: usize = 300;
-
-/// Bytes as a line shows them.
-fn shown(bytes: &[u8]) -> String {
-    // Four characters at most for each of them; escaping a MiB to show little of it
-    // would be a waste.
-    if bytes.len() <= MAX_SHOWN {
-        return bytes.escape_ascii().to_string();
-    }
-    let head = bytes[..60].escape_ascii();
-    format!("{head}... ({} bytes)", bytes.len())
-}
-
-/// Text as a line shows it.
-fn short(text: &str) -> String {
-    match text.len() {
-        ..=MAX_SHOWN => text.to_owned(),
-        len => {
-            format!("{}... ({len} bytes)", text.chars().take(60).collect::<String>())
-        }
-    }
-}
-
-fn ordinal(number: usize) -> String {
-    let ending = match (number % 100, number % 10) {
-        (11..=13, _) => "th",
-        (_, 1) => "st",
-        (_, 2) => "nd",
-        (_, 3) => "rd",
-        _ => "th",
-    };
-    format!("{number}{ending}")
 }
