@@ -1,6 +1,7 @@
 # `make` lists the targets. Everything here is a thin shell around cargo.
 
-.PHONY: help build test check run demo designs docs clean test-against test-idle interop
+.PHONY: help build test check run demo designs bench bench-against docs clean \
+  test-against test-idle interop
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -28,6 +29,12 @@ test-against: ## replay the dialogues against ADDR=host:port, which is flushed
 
 test-idle: ## 10,000 idle connections, or IDLE=n, while one client works
 	IDLE=$(or $(IDLE),10000) cargo test --release --test server idle_connections
+
+bench: ## measure, with 50 to 400 connections: about a minute
+	cargo run --release --bin driver -- --bench
+
+bench-against: ## the same beside ADDR=host:port, which is flushed: two minutes
+	cargo run --release --bin driver -- --bench --against $(ADDR)
 
 # The client is installed once, below target/; only that needs the network.
 PYMEMCACHE = 4.0.0

@@ -5,6 +5,7 @@
 //! `--name=VALUE`, `-n VALUE` and `-nVALUE` are the same; options end at the first
 //! word that is none, or at `--`.
 
+use crate::bench;
 use crate::client;
 use crate::dialect::Dialect;
 use crate::driver;
@@ -110,6 +111,27 @@ pub const DRIVER: &[Spec] = &[
     spec("clients", None, "NUM", "so many clients in scenario 6 [10]"),
     spec("seed", None, "NUM", "play it with the same random numbers again"),
     spec("against", None, "ADDR", "drive the memcached at HOST:PORT, which is flushed"),
+    spec("bench", None, "", "measure; words behind -- are options of our server"),
+    spec("conns", None, "LIST", "connections at once, such as 50,400 [50,100 ... 400]"),
+    spec("set", None, "RATIO", "share of sets, 0 to 1 [1, then 0, then 0.5]"),
+    spec("noreply", None, "RATIO", "share of sets with noreply [0; in the sweep 0.5]"),
+    spec("pipeline", None, "NUM", "requests that a connection sends at once [1]"),
+    spec("reconnect", None, "", "also with a connection for each request"),
+    spec("key", None, "BYTES", "length of a key [10]"),
+    spec("value", None, "BYTES", "length of a value [50]"),
+    spec("keys", None, "NUM", "how many there are [10000]"),
+    spec("seconds", None, "SECS", "for each figure [2; 0.5 with more than one pair]"),
+    spec("pairs", None, "NUM", "how often each [1; 5 with --against or --echo]"),
+    spec("echo", None, "", "also measure a server that only reads and writes"),
+    HELP,
+    VERSION,
+];
+
+/// The options of `driver echo`, which the driver starts itself as.
+pub const ECHO: &[Spec] = &[
+    spec("threads", None, "NUM", "threads [2]"),
+    spec("key", None, "BYTES", "length of a key [10]"),
+    spec("value", None, "BYTES", "length of a value [50]"),
     HELP,
     VERSION,
 ];
@@ -401,17 +423,100 @@ pub fn client_options(args: &Args) -> Result<client::Options, String> {
 
 /// The options of a driver.
 pub fn driver_options(args: &Args) -> Result<driver::Options, String> {
-    let against = args.text("against").map(str::to_owned);
-    if let Some(address) = &against {
-        let port =
-            address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
-        port.ok_or_else(|| format!("--against takes HOST:PORT, not {address}"))?;
-    }
     Ok(driver::Options {
         seed: args.number("seed", 0..=u64::MAX)?.unwrap_or_else(Random::seed),
         clients: args.number("clients", 1..=100_000)?.unwrap_or(10),
-        against,
+        against: against(args)?,
     })
+}
+
+fn against(args: &Args) -> Result<Option<String>, String> {
+    let Some(address) = args.text("against") else { return Ok(None) };
+    let port = address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+    port.ok_or_else(|| format!("--against takes HOST:PORT, not {address}"))?;
+    Ok(Some(address.to_owned()))
+}
+
+/// The threads of a server that is measured, as many as the generator's.
+const BENCH_THREADS: usize = 2;
+
+/// The longest key and value that are measured, in bytes.
+const MAX_BENCH_KEY: usize = 250;
+const MAX_BENCH_VALUE: usize = 1 << 20;
+
+/// The options of a benchmark.
+pub fn bench_options(args: &Args) -> Result<bench::Options, String> {
+    let against = against(args)?;
+    let is_sweep =
+        !["conns", "set", "pipeline", "reconnect"].iter().any(|name| args.has(name));
+    let connections = match args.text("conns") {
+        None => (1..=8).map(|step| step * 50).collect(),
+        Some(list) => list
+            .split(',')
+            .map(|text| in_range("conns", text, 1..=100_000))
+            .collect::<Result<_, _>>()?,
+    };
+    let sets =
+        args.number("set", 0.0..=1.0)?.map_or(vec![1.0, 0.0, 0.5], |set| vec![set]);
+    // Of sets with noreply alone, nobody would know when they are done.
+    let noreply = args.number("noreply", 0.0..=0.9)?;
+    let pipeline = args.number("pipeline", 1..=10_000)?.unwrap_or(1);
+    let reconnect = args.has("reconnect");
+    if reconnect && (pipeline > 1 || noreply.is_some_and(|share| share > 0.0)) {
+        return Err(
+            "--reconnect is for single requests, each with a reply: leave out \
+                    --pipeline and --noreply"
+                .into(),
+        );
+    }
+    let key_size = args.number("key", 1..=MAX_BENCH_KEY)?.unwrap_or(10);
+    let keys = args.number("keys", 1..=10_000_000)?.unwrap_or(10_000);
+    if keys > 10_usize.saturating_pow(key_size as u32) {
+        return Err(format!("--keys {keys} are too many for --key {key_size}"));
+    }
+    let echo = args.has("echo");
+    let pairs = if against.is_some() || echo { 5 } else { 1 };
+    let pairs = args.number("pairs", 1..=1000)?.unwrap_or(pairs);
+    let time = Duration::from_secs_f64(if pairs > 1 { 0.5 } else { 2.0 });
+    let time = args.seconds("seconds")?.unwrap_or(time);
+    if time.is_zero() {
+        return Err("--seconds takes more than 0 seconds".into());
+    }
+    let threads = BENCH_THREADS.to_string();
+    let words = ["--sync", "every-second", "--threads", &threads].map(OsString::from);
+    let server: Vec<OsString> =
+        words.into_iter().chain(args.words.iter().cloned()).collect();
+    let Parsed::Run(parsed) = parse("server", "server", SERVER, server.clone())? else {
+        return Err("what stands behind -- are options of the server to be run".into());
+    };
+    Ok(bench::Options {
+        connections,
+        sets,
+        noreply: noreply.unwrap_or(if is_sweep { 0.5 } else { 0.0 }),
+        pipeline,
+        key_size,
+        value_size: args.number("value", 0..=MAX_BENCH_VALUE)?.unwrap_or(50),
+        keys,
+        time,
+        pairs,
+        // The same load each time, unless another is asked for.
+        seed: args.number("seed", 0..=u64::MAX)?.unwrap_or(1),
+        against,
+        echo,
+        reconnect,
+        server,
+        threads: server_options(&parsed)?.threads,
+    })
+}
+
+/// The items and the number of threads of an echo server.
+pub fn echo_options(args: &Args) -> Result<(bench::items::Items, usize), String> {
+    args.no_words()?;
+    let key = args.number("key", 1..=MAX_BENCH_KEY)?.unwrap_or(10);
+    let value = args.number("value", 0..=MAX_BENCH_VALUE)?.unwrap_or(50);
+    let threads = args.number("threads", 1..=1024)?.unwrap_or(BENCH_THREADS);
+    // One key will do: all requests are as long as its.
+    Ok((bench::items::Items::new(1, key, value), threads))
 }
 
 #[cfg(test)]

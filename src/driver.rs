@@ -32,7 +32,7 @@ mod crowds;
 mod peer;
 mod requests;
 mod restarts;
-mod stage;
+pub(crate) mod stage;
 mod text;
 
 use crate::say;

@@ -51,6 +51,7 @@
 //! | [`connection`], [`listener`], `pool`, `worker`, [`server`] | sockets: who is served, by whom, and when |
 //! | [`client`], `syntax`, [`shell`] | the other end: as a library, and as a program |
 //! | [`driver`], [`random`] | scenarios with real processes |
+//! | [`mod@bench`], [`chart`] | how fast it is, in numbers and pictures |
 //! | [`args`], [`programs`] | the three programs and their options |
 //! | [`chart`] | measurements as a line chart, for the examples |
 //!
@@ -58,6 +59,7 @@
 //! number its invariants; code and tests cite the numbers.
 
 pub mod args;
+pub mod bench;
 pub mod chart;
 pub mod client;
 pub mod commands;

@@ -16,7 +16,7 @@ use std::thread;
 use std::time::Duration;
 
 /// Connections that may queue in the kernel until the listener takes them.
-const KERNEL_QUEUE: i32 = 1024;
+pub(crate) const KERNEL_QUEUE: i32 = 1024;
 
 /// Descriptors beside those of connections: files, pollers, wakers, standard streams.
 const OTHER_DESCRIPTORS: u64 = 64;

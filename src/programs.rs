@@ -2,6 +2,7 @@
 //! what the driver starts itself as.
 
 use crate::args::{self, Args, Parsed, Spec};
+use crate::bench;
 use crate::driver;
 use crate::protocol::Verb;
 use crate::say;
@@ -96,14 +97,21 @@ pub fn driver(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     match args.peek() {
         Some(word) if word == "server" => return server(args.skip(1)),
         Some(word) if word == "client" => return client(args.skip(1)),
+        Some(word) if word == "echo" => return echo(args.skip(1)),
         _ => {}
     }
-    let usage = "driver --list | --test NUM | --all | --clients NUM  [OPTION]...";
+    let usage = "driver --list | --test NUM | --all | --clients NUM  [OPTION]...\n       \
+                 driver --bench  [OPTION]... [-- SERVER-OPTION...]";
     program("driver", usage, args::DRIVER, args, |args| {
         if args.has("list") {
             for scenario in &driver::SCENARIOS {
                 say(&format!("{:>3}  {}", scenario.number, scenario.title));
             }
+            return Ok(ExitCode::SUCCESS);
+        }
+        if args.has("bench") {
+            let options = args::bench_options(&args).map_err(StartError::Usage)?;
+            bench::run(&options).map_err(StartError::Failed)?;
             return Ok(ExitCode::SUCCESS);
         }
         let scenarios = chosen_scenarios(&args).map_err(StartError::Usage)?;
@@ -112,6 +120,16 @@ pub fn driver(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         let played = scenarios.iter().map(|scenario| driver::run(scenario, &options));
         let failed = played.filter(|is_ok| !is_ok).count();
         Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    })
+}
+
+/// `driver echo`: exits with 0 when its standard input ends.
+fn echo(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    program("echo", "driver echo [OPTION]...", args::ECHO, args, |args| {
+        let (items, threads) = args::echo_options(&args).map_err(StartError::Usage)?;
+        let served = bench::echo::serve(&items, threads);
+        served.map_err(|error| StartError::Failed(error.to_string()))?;
+        Ok(ExitCode::SUCCESS)
     })
 }
 
@@ -125,7 +143,8 @@ fn chosen_scenarios(args: &Args) -> Result<&'static [driver::Scenario], String> 
         None if args.has("clients") => Some(6),
         number => number,
     };
-    let number = number
-        .ok_or("what is to be run? --test NUM, --all, --clients NUM or --list")?;
+    let number = number.ok_or(
+        "what is to be run? --test NUM, --all, --clients NUM, --bench or --list",
+    )?;
     Ok(&all[number - 1..number])
 }

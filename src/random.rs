@@ -38,6 +38,13 @@ impl Random {
         least + self.below(most - least + 1)
     }
 
+    /// True with this probability, 0 to 1.
+    pub fn chance(&mut self, probability: f64) -> bool {
+        // 53 bits are what a float holds: the quotient is never rounded up to 1.
+        let quotient = (self.bits() >> 11) as f64 / (1u64 << 53) as f64;
+        quotient < probability
+    }
+
     /// So many letters and digits.
     pub fn text(&mut self, len: usize) -> String {
         const CHARS: &[u8] =
@@ -71,5 +78,16 @@ mod tests {
             seen[random.between(3, 6) - 3] += 1;
         }
         assert!(seen.iter().all(|&count| count > 200), "{seen:?}");
+    }
+
+    #[test]
+    fn a_chance_comes_as_often_as_is_said() {
+        let mut random = Random::new(1);
+        for (probability, least, most) in
+            [(0.0, 0, 0), (0.3, 250, 350), (1.0, 1000, 1000)]
+        {
+            let hits = (0..1000).filter(|_| random.chance(probability)).count();
+            assert!((least..=most).contains(&hits), "{hits} of 1000 at {probability}");
+        }
     }
 }

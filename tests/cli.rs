@@ -139,7 +139,11 @@ fn a_command_line_that_makes_no_sense_is_refused_in_one_line() {
             "--flags takes a number from 0 to 4294967295, not -1",
         ),
         ("client", "--quote=x version", "--quote takes no value: --quote=x"),
-        ("driver", "", "what is to be run? --test NUM, --all, --clients NUM or --list"),
+        (
+            "driver",
+            "",
+            "what is to be run? --test NUM, --all, --clients NUM, --bench or --list",
+        ),
         ("driver", "--test 1 2", "2 is no option; see driver --help"),
     ] {
         let mut command = program(name);

@@ -53,7 +53,8 @@ pub struct Options {
 pub struct Stage {
     /// How it is played.
     pub options: Options,
-    directory: PathBuf,
+    /// Where the data are, below it.
+    pub directory: PathBuf,
     /// Replies that were as expected.
     pub replies: Cell<usize>,
     /// Clients and peers that took part.
@@ -253,7 +254,7 @@ impl Drop for Stage {
 }
 
 /// Connects to a server that should be there: one attempt.
-fn connect(address: &str) -> Result<client::Client> {
+pub fn connect(address: &str) -> Result<client::Client> {
     let (address, timeout) = (address.to_owned(), PATIENCE);
     let options = client::Options {
         address,
@@ -265,7 +266,7 @@ fn connect(address: &str) -> Result<client::Client> {
 }
 
 /// A child process, which does not outlive its scenario (D2).
-struct Process(Child);
+pub struct Process(pub Child);
 
 impl Drop for Process {
     fn drop(&mut self) {
@@ -276,7 +277,7 @@ impl Drop for Process {
 }
 
 /// This program, to be started once more as `role`.
-fn myself(role: &str, host: &str, port: &str) -> Result<Command> {
+pub fn myself(role: &str, host: &str, port: &str) -> Result<Command> {
     let path = std::env::current_exe()
         .map_err(|error| format!("can't tell what program this is: {error}"))?;
     let mut command = Command::new(path);
@@ -284,7 +285,8 @@ fn myself(role: &str, host: &str, port: &str) -> Result<Command> {
     Ok(command)
 }
 
-fn start(command: &mut Command) -> Result<Process> {
+/// Starts a child process.
+pub fn start(command: &mut Command) -> Result<Process> {
     command.spawn().map(Process).map_err(|error| too_many("process", &error))
 }
 

@@ -1,0 +1,116 @@
+//! The servers that are driven: our own and the echo server, as child processes, and
+//! one that runs already.
+
+use super::Options;
+use super::items::Items;
+use super::load::{self, broken};
+use crate::client::Client;
+use crate::driver::stage::{self, Process, Result};
+use crate::protocol::Topic;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+/// What `/proc/PID/stat` counts CPU time in: 1/100 s, on whatever Linux.
+const TICK: Duration = Duration::from_millis(10);
+
+/// A server that is driven.
+pub struct Contestant {
+    /// What its rows are called.
+    pub name: &'static str,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Its replies are long enough, and no more than that.
+    pub is_echo: bool,
+    /// Whose CPU time is looked at; `None` if it runs elsewhere.
+    pid: Option<u32>,
+    /// Stays open: our own server ends when nobody is connected, and so it does not
+    /// outlive its driver.
+    _visitor: Option<Client>,
+    /// Killed when dropped.
+    _process: Option<Process>,
+}
+
+impl Contestant {
+    /// Starts our server, its data below `directory`, and sets every key.
+    pub fn ours(options: &Options, directory: &Path, items: &Items) -> Result<Self> {
+        let mut command = stage::myself("server", "127.0.0.1", "0")?;
+        command.args(["--idle-exit", "3"]);
+        // Beside those that are measured: the visitor, and some that are being closed.
+        let limit = options.most_connections() * 2 + 16;
+        command.args(["--conn-limit", &limit.to_string(), "--data"]);
+        command.arg(directory.join("data")).args(&options.server);
+        let (process, address) = listening(command.stdin(Stdio::null()))?;
+        let mut ours = Contestant::meet("ours", &address, items)?;
+        ours._process = Some(process);
+        Ok(ours)
+    }
+
+    /// Empties a server that runs already, and sets every key.
+    pub fn meet(name: &'static str, address: &str, items: &Items) -> Result<Self> {
+        let mut visitor = stage::connect(address)?;
+        let failed = |error| format!("{address}: {error}");
+        visitor.flush_all(0).map_err(failed)?;
+        let stats = visitor.stats(Topic::General).map_err(failed)?;
+        let pid = stats.into_iter().find(|(name, _)| name == "pid");
+        // Of the addresses that a name may have, the one where somebody is.
+        let stream = TcpStream::connect(address).map_err(broken)?;
+        let address = stream.peer_addr().map_err(broken)?;
+        // Elsewhere the same number is another process.
+        let pid = pid.filter(|_| address.ip().is_loopback());
+        let pid = pid.and_then(|(_, pid)| pid.parse().ok());
+        load::fill(address, items)
+            .map_err(|why| format!("{name}, {address}: {why}"))?;
+        let (_visitor, _process) = (Some(visitor), None);
+        Ok(Contestant { name, address, is_echo: false, pid, _visitor, _process })
+    }
+
+    /// Starts an echo server with as many threads as ours has.
+    pub fn echo(options: &Options) -> Result<Self> {
+        let mut command = stage::myself("echo", "127.0.0.1", "0")?;
+        for (name, value) in [
+            ("--threads", options.threads),
+            ("--key", options.key_size),
+            ("--value", options.value_size),
+        ] {
+            command.args([name, &value.to_string()]);
+        }
+        let (process, address) = listening(command.stdin(Stdio::piped()))?;
+        Ok(Contestant {
+            name: "echo",
+            address: address.parse().map_err(|_| format!("no address: {address}"))?,
+            is_echo: true,
+            pid: Some(process.0.id()),
+            _visitor: None,
+            _process: Some(process),
+        })
+    }
+
+    /// The CPU time that it has used, user and system, where the system tells.
+    pub fn cpu_time(&self) -> Option<(Duration, Duration)> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid?)).ok()?;
+        // The second word is the program's name, in parentheses, and may have blanks.
+        let (_, rest) = stat.rsplit_once(')')?;
+        let mut words = rest.split_whitespace().skip(11);
+        let mut time = || Some(TICK * words.next()?.parse().ok()?);
+        Some((time()?, time()?))
+    }
+}
+
+/// Starts a child and waits until it says where it listens.
+fn listening(command: &mut Command) -> Result<(Process, String)> {
+    let mut process = stage::start(command.stdout(Stdio::piped()))?;
+    let stdout = process.0.stdout.take().ok_or("a server without output")?;
+    let mut line = String::new();
+    // What it says after that is lost, and it doesn't mind.
+    let read = BufReader::new(stdout).read_line(&mut line);
+    read.map_err(|error| format!("the server's output: {error}"))?;
+    let (_, address) = line
+        .trim_end_matches(['.', '\n'])
+        .split_once("Listening on ")
+        .ok_or("the server did not start")?;
+    Ok((process, address.to_owned()))
+}

@@ -1,0 +1,306 @@
+//! The benchmark: what it prints and draws, and that it believes no reply. How fast
+//! anything is, no test says.
+
+mod common;
+
+use assert_cmd::Command;
+use common::{Server, TempDir};
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{self, Stdio};
+use std::thread;
+use std::time::Duration;
+
+const COLUMNS: [&str; 13] = [
+    "server",
+    "mode",
+    "connections",
+    "pipeline",
+    "ops/s",
+    "p50_us",
+    "p99_us",
+    "p999_us",
+    "cpu_us_per_op",
+    "user",
+    "system",
+    "max_us",
+    "generator_us",
+];
+
+/// What a benchmark has left behind.
+struct Run {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+    /// Where it ran; its charts are below.
+    directory: TempDir,
+}
+
+/// Runs the benchmark, and sees to it that its temporary directory is empty again.
+fn bench(args: &str) -> Run {
+    let (directory, temporary) = (TempDir::new(), TempDir::new());
+    let mut driver = Command::new(env!("CARGO_BIN_EXE_driver"));
+    driver.arg("--bench").args(args.split_whitespace());
+    driver.current_dir(directory.path()).env("TMPDIR", temporary.path());
+    // Meant for others: the benchmark's server must not hear of it.
+    driver.env("SERVER_HOST", "0.0.0.0").env("SERVER_PORT", "1");
+    let output = driver.timeout(Duration::from_secs(60)).output().expect("it runs");
+    let left = fs::read_dir(temporary.path()).expect("directory").count();
+    assert_eq!(left, 0, "{args} leaves something in the temporary directory");
+    let text = |bytes| String::from_utf8(bytes).expect("text");
+    let (stdout, stderr) = (text(output.stdout), text(output.stderr));
+    Run { code: output.status.code(), stdout, stderr, directory }
+}
+
+impl Run {
+    /// It has ended well.
+    fn is_good(&self) {
+        assert_eq!((self.code, &self.stderr[..]), (Some(0), ""), "{}", self.stdout);
+    }
+
+    /// Its rows behind the header, in words.
+    fn rows(&self) -> Vec<Vec<&str>> {
+        self.is_good();
+        let mut lines = self.stdout.lines();
+        let header = lines.next().expect("a header").split_whitespace();
+        assert_eq!(header.collect::<Vec<_>>(), COLUMNS);
+        lines
+            .take_while(|line| !line.starts_with("Chart: "))
+            .map(|line| {
+                let row: Vec<&str> = line.split_whitespace().collect();
+                assert_eq!(row.len(), COLUMNS.len(), "{line}");
+                for figure in &row[2..] {
+                    let number: Option<f64> = figure.parse().ok();
+                    assert!(*figure == "-" || number >= Some(0.0), "{line}");
+                }
+                let throughput: f64 = row[4].parse().expect("a number");
+                let is_ratio = row[0].contains('/') || row[1].contains('/');
+                assert!(is_ratio || throughput > 0.0, "{line}");
+                row
+            })
+            .collect()
+    }
+
+    /// What names its rows: server, mode, connections and pipeline.
+    fn names(&self) -> Vec<String> {
+        self.rows().iter().map(|row| row[..4].join(" ")).collect()
+    }
+
+    /// The files that it says to have drawn.
+    fn charts(&self) -> Vec<PathBuf> {
+        let paths = self.stdout.lines().filter_map(|line| line.strip_prefix("Chart: "));
+        paths.map(|path| self.directory.path().join(path)).collect()
+    }
+}
+
+/// Whether what is opened in a document is closed, in order; its texts.
+fn texts(svg: &str) -> BTreeSet<String> {
+    let (mut open, mut texts) = (Vec::new(), BTreeSet::new());
+    for piece in svg.split('<').skip(1) {
+        let (tag, text) = piece.split_once('>').expect("a tag ends");
+        let name = tag.split(' ').next().expect("a name");
+        match name.strip_prefix('/') {
+            Some(name) => assert_eq!(open.pop(), Some(name), "{svg}"),
+            None if tag.ends_with('/') => {}
+            None => open.push(name),
+        }
+        texts.insert(text.trim().to_owned());
+    }
+    assert_eq!(open, Vec::<&str>::new(), "{svg}");
+    texts
+}
+
+#[test]
+fn a_short_benchmark_prints_a_row_for_each_mode_and_draws_charts() {
+    let run = bench("--seconds 0.2 --conns 2 --keys 50");
+    assert_eq!(run.names(), ["ours set 2 1", "ours get 2 1", "ours mixed 2 1"]);
+    for row in run.rows() {
+        let latencies = [row[5], row[6], row[7], row[11]];
+        let latencies =
+            latencies.map(|figure| figure.parse::<f64>().expect("a number"));
+        assert!(latencies.is_sorted(), "{row:?}");
+    }
+    let charts = run.charts();
+    assert!(charts.len() >= 3, "{}", run.stdout);
+    for chart in &charts {
+        let svg = fs::read_to_string(chart).expect("a chart");
+        assert!(svg.starts_with("<svg xmlns=\"http://www.w3.org/2000/svg\" "), "{svg}");
+        let texts = texts(&svg);
+        for text in ["connections", "set, ours", "get, ours", "mixed, ours"] {
+            assert!(texts.contains(text), "{text}: {svg}");
+        }
+    }
+}
+
+#[test]
+fn the_default_is_a_sweep_of_modes_and_connections() {
+    let run = bench("--seconds 0.01 --keys 50");
+    let mut expected = Vec::new();
+    for mode in ["set", "get", "mixed"] {
+        expected.extend((1..=8).map(|n| format!("ours {mode} {} 1", n * 50)));
+    }
+    assert_eq!(run.names(), expected);
+}
+
+#[test]
+fn two_servers_and_an_echo_are_compared_under_every_load() {
+    let other = Server::start(&[]);
+    let run = bench(&format!(
+        "--seconds 0.05 --pairs 2 --conns 1,3 --set 0.5 --noreply 0.5 --pipeline 4 \
+         --keys 50 --echo --against {} -- --sync always",
+        other.addr
+    ));
+    let servers = ["ours", "against", "echo", "ours/against", "ours/echo"];
+    let expected =
+        [1, 3].map(|conns| servers.map(|name| format!("{name} mixed {conns} 4")));
+    assert_eq!(run.names(), expected.concat());
+    for chart in run.charts() {
+        let texts = texts(&fs::read_to_string(chart).expect("a chart"));
+        for text in ["mixed, ours", "mixed, against", "mixed, echo"] {
+            assert!(texts.contains(text), "{text}: {texts:?}");
+        }
+    }
+}
+
+#[test]
+fn a_connection_for_each_request_is_compared_with_kept_ones() {
+    let run = bench("--seconds 0.05 --pairs 1 --conns 2 --set 0 --reconnect --echo");
+    let expected = [
+        "ours get 2 1",
+        "ours get-reconnect 2 1",
+        "echo get 2 1",
+        "echo get-reconnect 2 1",
+        "ours get/get-reconnect 2 1",
+        "ours/echo get 2 1",
+        "ours/echo get-reconnect 2 1",
+        "echo get/get-reconnect 2 1",
+    ];
+    assert_eq!(run.names(), expected);
+}
+
+#[test]
+fn values_larger_than_any_buffer_come_through_in_batches() {
+    let run = bench(
+        "--seconds 0.05 --pairs 1 --conns 2 --set 0.5 --pipeline 8 --keys 4 \
+         --value 1000000 --echo",
+    );
+    assert_eq!(
+        run.names(),
+        ["ours mixed 2 8", "echo mixed 2 8", "ours/echo mixed 2 8"]
+    );
+}
+
+/// What a get of this key is answered with.
+type Value = fn(&str) -> String;
+
+/// Answers as a memcached does, but for a get.
+fn answer(stream: TcpStream, value: Value) -> std::io::Result<()> {
+    let mut input = BufReader::new(stream);
+    let mut line = String::new();
+    while input.read_line(&mut line)? > 0 {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let reply = match words[..] {
+            ["flush_all", ..] => "OK\r\n".to_owned(),
+            ["stats"] => "END\r\n".to_owned(),
+            ["get", key] => value(key),
+            ["set", ..] => {
+                input.read_line(&mut String::new())?;
+                "STORED\r\n".to_owned()
+            }
+            _ => "ERROR\r\n".to_owned(),
+        };
+        input.get_mut().write_all(reply.as_bytes())?;
+        line.clear();
+    }
+    Ok(())
+}
+
+#[test]
+fn a_wrong_reply_ends_the_benchmark() {
+    let cases: [(Value, &str); 3] = [
+        (
+            |key| format!("VALUE {key} 0 8\r\nwrong...\r\nEND\r\n"),
+            "wrong reply: \"VALUE ",
+        ),
+        (|_| "END\r\n".to_owned(), "wrong reply: \"END\\r\\n\" should be \"VALUE "),
+        (
+            |_| "SERVER_ERROR no\r\n".to_owned(),
+            "wrong reply: \"SERVER_ERROR no\\r\\n\" ",
+        ),
+    ];
+    for (value, why) in cases {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("an address");
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                thread::spawn(move || answer(stream, value));
+            }
+        });
+        let run = bench(&format!(
+            "--seconds 0.01 --pairs 1 --conns 2 --set 0 --value 8 --keys 5 --against \
+             {address}"
+        ));
+        let start = format!("driver: against, {address}: {why}");
+        assert!(run.stderr.starts_with(&start), "{}", run.stderr);
+        assert_eq!((run.stderr.lines().count(), run.code), (1, Some(1)));
+        assert!(run.charts().is_empty(), "{}", run.stdout);
+    }
+}
+
+#[test]
+fn a_server_that_is_not_there_is_named() {
+    // Nobody listens at a port that has just been given back.
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    drop(listener);
+    let run = bench(&format!("--seconds 0.01 --conns 1 --keys 5 --against {address}"));
+    let start = format!("driver: can't connect to {address}: ");
+    assert!(run.stderr.starts_with(&start), "{}", run.stderr);
+    assert_eq!((run.stderr.lines().count(), run.code), (1, Some(1)));
+}
+
+#[test]
+fn options_that_make_no_sense_are_refused_in_one_line() {
+    for (args, why) in [
+        ("--conns 0", "--conns takes a number from 1 to 100000, not 0"),
+        ("--conns 50,x", "--conns takes a number from 1 to 100000, not x"),
+        ("--conns 50,", "--conns takes a number from 1 to 100000, not "),
+        ("--set 1.1", "--set takes a number from 0 to 1, not 1.1"),
+        ("--set NaN", "--set takes a number from 0 to 1, not NaN"),
+        ("--noreply 1", "--noreply takes a number from 0 to 0.9, not 1"),
+        ("--pipeline 0", "--pipeline takes a number from 1 to 10000, not 0"),
+        ("--value 1m", "--value takes a number from 0 to 1048576, not 1m"),
+        ("--key 251", "--key takes a number from 1 to 250, not 251"),
+        ("--key 2 --keys 101", "--keys 101 are too many for --key 2"),
+        ("--keys 0", "--keys takes a number from 1 to 10000000, not 0"),
+        ("--seconds 0", "--seconds takes more than 0 seconds"),
+        ("--pairs 0", "--pairs takes a number from 1 to 1000, not 0"),
+        ("--against 11211", "--against takes HOST:PORT, not 11211"),
+        ("--reconnect --pipeline 2", "--reconnect is for single requests, "),
+        ("--reconnect --noreply 0.5", "--reconnect is for single requests, "),
+        ("-- --sync no", "--sync is always or every-second, not no"),
+        ("-- --sink", "unknown option --sink; see server --help"),
+        ("-- --help", "what stands behind -- are options of the server"),
+        ("-- always", "always is no option; see server --help"),
+    ] {
+        let run = bench(args);
+        let start = format!("driver: {why}");
+        assert!(run.stderr.starts_with(&start), "{args}: {}", run.stderr);
+        assert_eq!((run.stderr.lines().count(), run.code), (1, Some(2)), "{args}");
+        assert_eq!(run.stdout, "", "{args}");
+    }
+}
+
+#[test]
+fn nobody_has_to_read_what_it_prints() {
+    let (directory, temporary) = (TempDir::new(), TempDir::new());
+    let mut driver = process::Command::new(env!("CARGO_BIN_EXE_driver"));
+    driver.args(["--bench", "--seconds", "0.01", "--conns", "1", "--keys", "5"]);
+    driver.current_dir(directory.path()).env("TMPDIR", temporary.path());
+    let mut child = driver.stdout(Stdio::piped()).spawn().expect("it runs");
+    drop(child.stdout.take());
+    assert_eq!(child.wait().expect("it ends").code(), Some(0));
+}
