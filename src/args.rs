@@ -56,7 +56,7 @@ pub const SERVER: &[Spec] = &[
     spec("key-size", None, "BYTES", "longest key, 1 to 65535, for new data [250]"),
     spec("int-size", None, "BYTES", "width of a value's size, 1 to 8, likewise [4]"),
     spec("int-order", None, "ORDER", "big or little, likewise [big]"),
-    spec("sync", None, "MODE", "a reply waits for the disk: always, or every-second"),
+    spec("sync", None, "MODE", "wait for the disk: always, or every-second [always]"),
     spec("threads", Some('t'), "NUM", "workers [the number of cores]"),
     spec("conn-limit", Some('c'), "NUM", "connections served at once [1024]"),
     spec("backlog", None, "NUM", "connections that wait for a free place [0]"),

@@ -13,7 +13,8 @@
 use crate::dialect::{Dialect, INVALID_REQUEST};
 use crate::protocol::{MAX_LENGTH, Request, Retrieval, Topic, Verb};
 use crate::reply::{Reply, ValueLine};
-use crate::words::Words;
+use crate::words::{Words, printable};
+use std::collections::HashSet;
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -75,9 +76,8 @@ impl ClientError {
     /// K2: whether the connection is of no more use. A refusal is an answer, whole and
     /// in its place; what was never sent has none to wait for.
     pub fn is_fatal(&self) -> bool {
-        use ClientError::{Key, Refused, Server, Value};
-        let harmless = matches!(self, Key(_) | Value(_) | Refused(_) | Server(_));
-        !harmless && !matches!(self, ClientError::Dialect)
+        use ClientError::{Dialect, Key, Refused, Server, Value};
+        !matches!(self, Key(_) | Dialect | Value(_) | Refused(_) | Server(_))
     }
 }
 
@@ -99,8 +99,11 @@ impl fmt::Display for ClientError {
                 write!(f, "the server did not answer in time")
             }
             ClientError::Io(error) => write!(f, "the connection failed: {error}"),
-            ClientError::Refused(line) => f.write_str(line),
-            ClientError::Server(why) => write!(f, "the server failed: {why}"),
+            // What the server says may end on a terminal.
+            ClientError::Refused(line) => f.write_str(&printable(line.as_bytes())),
+            ClientError::Server(why) => {
+                write!(f, "the server failed: {}", printable(why.as_bytes()))
+            }
             ClientError::Unexpected(line) => {
                 write!(f, "the server gave an answer that is none: {line:?}")
             }
@@ -222,7 +225,8 @@ impl Client {
         Ok(self.retrieve(&[key], true, None)?.pop())
     }
 
-    /// The items there are under `keys`, in their order.
+    /// The items there are under `keys`, in the order in which the server gives them:
+    /// ours and memcached keep that of the keys.
     pub fn get_many(&mut self, keys: &[impl AsRef<[u8]>]) -> Result<Vec<Item>> {
         self.retrieve(keys, false, None)
     }
@@ -404,13 +408,17 @@ impl Client {
             words.push(b' ');
         }
         self.send(Request::Get(Retrieval { unique, exptime }, Words(&words)))?;
+        // In any order: a proxy may put the answers of several servers together.
+        let asked: HashSet<&[u8]> = keys.iter().map(AsRef::as_ref).collect();
         let mut items = Vec::new();
         loop {
             let line = self.line()?;
-            let value_line = self.dialect.parse_value_line(&line);
-            let Some(ValueLine { key, flags, length, unique }) =
-                value_line.filter(|line| line.length as u64 <= MAX_LENGTH)
-            else {
+            let value_line = self.dialect.parse_value_line(&line).filter(|line| {
+                line.length as u64 <= MAX_LENGTH
+                    && asked.contains(line.key)
+                    && items.len() < keys.len()
+            });
+            let Some(ValueLine { key, flags, length, unique }) = value_line else {
                 let at_end = self.dialect.parse_reply(&line) == Some(Reply::End);
                 return if at_end { Ok(items) } else { refused(&line) };
             };

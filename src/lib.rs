@@ -30,9 +30,9 @@
 //!
 //! A `get` goes the same way, by `Context::get` and `Store::get`: it looks the position
 //! up, reads the record from the file (that is, from the page cache) or from the log's
-//! tail, checks its sum, and answers. It
-//! commits, too: if another connection has just written what it shows, it waits until
-//! that is safe. A reply never shows what a crash could take back.
+//! tail, checks its sum, and answers. It commits, too: if another connection has just
+//! written what it shows, it waits until that is safe. A reply never shows what a crash
+//! could take back.
 //!
 //! # The modules, bottom up
 //!
@@ -55,8 +55,8 @@
 //! | [`args`], [`programs`] | the three programs and their options |
 //! | [`chart`] | measurements as a line chart, for the examples |
 //!
-//! Imports point up this table, or to a neighbour in the same row. The chapters in `docs/` explain each part and
-//! number its invariants; code and tests cite the numbers.
+//! Imports point up this table, or to a neighbour in the same row. The chapters in
+//! `docs/` explain each part and number its invariants; code and tests cite the numbers.
 
 pub mod args;
 pub mod bench;

@@ -84,6 +84,7 @@ fn make_shell(args: &Args) -> Result<Shell<io::Stdout, io::Stderr>, String> {
         timed: args.verbosity > 0,
         // A program that reads quoted replies would take a prompt for one.
         prompt: args.words.is_empty() && !quote && io::stdin().is_terminal(),
+        terminal: io::stdout().is_terminal(),
         out: io::stdout(),
         err: io::stderr(),
         client: None,

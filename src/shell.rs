@@ -14,9 +14,10 @@
 //!   wrong with the one that asked.
 //!
 //! What a command prints is its reply's line, or the value alone; `KEY NOT FOUND` for
-//! a key that isn't there. With `--quote` each reply is one line in quotes, escaped,
-//! so that a program can read it whatever bytes a value has, and an error is such a
-//! line, too.
+//! a key that isn't there. On a terminal, control characters in it are escaped: it must
+//! not obey what somebody has stored. With `--quote` each reply is one line in quotes,
+//! escaped, so that a program can read it whatever bytes a value has, and an error is
+//! such a line, too.
 //!
 //! Left out: history and editing of lines, which `rlwrap` adds from outside.
 
@@ -24,7 +25,7 @@ use crate::client::{Client, ClientError, Item, Options};
 use crate::protocol::{Request, Topic, Verb};
 use crate::reply::Reply;
 use crate::syntax::{self, Command};
-use crate::words::{Words, signed, unsigned};
+use crate::words::{Words, printable, shown, signed, unsigned};
 use std::fmt;
 use std::io::{BufRead, Write};
 use std::time::Instant;
@@ -56,6 +57,8 @@ pub struct Shell<O, E> {
     pub timed: bool,
     /// Somebody sits there and types.
     pub prompt: bool,
+    /// `out` is a terminal, which would obey control characters in a value.
+    pub terminal: bool,
     /// Where replies are printed, and what somebody who types has to see.
     pub out: O,
     /// Where everything else is told.
@@ -182,6 +185,7 @@ impl<O: Write, E: Write> Shell<O, E> {
         let (outcome, text) = match answer {
             Ok(Answer::Exit) => return None,
             Ok(Answer::Line(line, outcome)) if self.quote => {
+                let line = line.as_bytes().escape_ascii();
                 (outcome, format!("\"{line}\\r\\n\"").into_bytes())
             }
             Ok(Answer::Line(line, outcome)) => (outcome, line.into_bytes()),
@@ -201,6 +205,7 @@ impl<O: Write, E: Write> Shell<O, E> {
                 (outcome, format!("error: {text}").into_bytes())
             }
         };
+        let text = if self.terminal { printable(&text).into_bytes() } else { text };
         let written =
             self.out.write_all(&text).and_then(|()| self.out.write_all(b"\n"));
         match written.and_then(|()| self.out.flush()) {
@@ -347,7 +352,7 @@ impl From<ClientError> for Failure {
 }
 
 fn named(name: &[u8]) -> Result<&'static Command, Failure> {
-    let unknown = || format!("{} is no command; help lists them", name.escape_ascii());
+    let unknown = || format!("{} is no command; help lists them", shown(name));
     Command::named(name).ok_or_else(|| usage(unknown()))
 }
 
@@ -378,12 +383,11 @@ fn found(item: Option<Item>, with_unique: bool) -> Result<Answer, Failure> {
 }
 
 fn count(name: &str, word: &[u8]) -> Result<u64, Failure> {
-    let wrong =
-        || format!("{name} is a whole number from 0, not {}", word.escape_ascii());
+    let wrong = || format!("{name} is a whole number from 0, not {}", shown(word));
     unsigned(word).ok_or_else(|| usage(wrong()))
 }
 
 fn seconds(word: &[u8]) -> Result<i64, Failure> {
-    let wrong = || format!("SECS is a whole number, not {}", word.escape_ascii());
+    let wrong = || format!("SECS is a whole number, not {}", shown(word));
     signed(word).ok_or_else(|| usage(wrong()))
 }

@@ -1,4 +1,5 @@
-//! The smallest pieces of the protocol's lines: words, and decimal numbers.
+//! The smallest pieces of the protocol's lines: words, and decimal numbers; and bytes
+//! of others as text that does no harm.
 
 use std::fmt;
 use std::io::Write;
@@ -35,6 +36,32 @@ pub fn signed(word: &[u8]) -> Option<i64> {
         return None;
     }
     std::str::from_utf8(word).ok()?.parse().ok()
+}
+
+/// The most bytes that [`shown`] shows whole.
+pub(crate) const MAX_SHOWN: usize = 300;
+
+/// Bytes as part of a line that says something about them.
+pub(crate) fn shown(bytes: &[u8]) -> String {
+    // Escaping a MiB to show little of it would be a waste.
+    if bytes.len() <= MAX_SHOWN {
+        return bytes.escape_ascii().to_string();
+    }
+    let head = bytes[..60].escape_ascii();
+    format!("{head}... ({} bytes)", bytes.len())
+}
+
+/// Bytes for a terminal, which obeys control characters: somebody may have put them
+/// there to move the cursor and write over what else is shown. Line ends and tabs stay.
+pub(crate) fn printable(bytes: &[u8]) -> String {
+    let mut text = String::new();
+    for letter in String::from_utf8_lossy(bytes).chars() {
+        match letter.is_control() && !"\n\t".contains(letter) {
+            true => text.extend(letter.escape_default()),
+            false => text.push(letter),
+        }
+    }
+    text
 }
 
 /// Puts formatted text behind `out`.

@@ -430,6 +430,23 @@ fn the_answer_to_something_else_is_unexpected() {
 }
 
 #[test]
+fn an_item_that_was_not_asked_for_is_unexpected() {
+    let item = "VALUE k 0 1\r\nx\r\n";
+    for answer in [
+        "VALUE other 0 1\r\nx\r\nEND\r\n".to_owned(),
+        format!("{item}{item}END\r\n"),
+        format!("{item}VALUE other 0 1\r\nx\r\nEND\r\n"),
+    ] {
+        let error = answered(answer.as_bytes()).get("k").expect_err(&answer);
+        assert!(matches!(error, ClientError::Unexpected(_)), "{answer}: {error:?}");
+    }
+    // A key that was asked for twice may come twice, and the order is the server's.
+    let answer = format!("VALUE l 0 1\r\ny\r\n{item}{item}END\r\n");
+    let items = answered(answer.as_bytes()).get_many(&["k", "l", "k"]);
+    assert_eq!(items.expect("items").len(), 3);
+}
+
+#[test]
 fn an_item_without_its_end_is_unexpected() {
     let error =
         answered(b"VALUE k 0 1\r\nxyzEND\r\n").get("k").expect_err("out of step");

@@ -8,9 +8,10 @@ mod common;
 
 use common::TempDir;
 use common::disk::{
-    Call, Chance, Faulty, How, contents, files, put_files, records, short, value,
+    Call, Faulty, How, contents, files, put_files, records, short, value,
 };
 use memcached_lite::log::{LogError, SyncMode};
+use memcached_lite::random::Random;
 use memcached_lite::record::HEADER_LEN;
 use memcached_lite::store::{Options, Session, Store};
 use std::collections::BTreeMap;
@@ -172,14 +173,14 @@ fn a_flush_that_has_come_is_not_carried_on() {
 #[test]
 fn at_rest_the_disk_holds_little_more_than_twice_what_is_live() {
     let t = Fixture::new();
-    let mut chance = Chance::new(1);
+    let mut random = Random::new(1);
     let mut session = Session::at(NOW);
     let mut compactions = 0;
     for round in 0..12 {
         // First it grows, then most of it goes.
         for _ in 0..20 {
-            let key = format!("k{}", chance.below(if round < 8 { 200 } else { 9 }));
-            let size = 30_000 + chance.below(30_000);
+            let key = format!("k{}", random.below(if round < 8 { 200 } else { 9 }));
+            let size = 30_000 + random.below(30_000);
             let value = vec![b'v'; size];
             t.store.set(&mut session, key.as_bytes(), 0, 0, &value).unwrap();
         }
@@ -544,10 +545,10 @@ impl Owner {
 
     /// Writes its own keys and reads everybody's, until `done` or the first error.
     fn work(&mut self, store: &Store, done: &AtomicBool) {
-        let mut chance = Chance::new(self.number as u64 + 1);
+        let mut random = Random::new(self.number as u64 + 1);
         let mut session = Session::at(NOW);
         for round in 0..ROUNDS {
-            let step = self.step(store, &mut session, &mut chance, round);
+            let step = self.step(store, &mut session, &mut random, round);
             if step.is_err() || done.load(SeqCst) {
                 return;
             }
@@ -558,16 +559,16 @@ impl Owner {
         &mut self,
         store: &Store,
         session: &mut Session,
-        chance: &mut Chance,
+        random: &mut Random,
         round: u64,
     ) -> Result<(), LogError> {
-        let (key, states) = &mut self.keys[chance.below(KEYS)];
+        let (key, states) = &mut self.keys[random.below(KEYS)];
         let key = &key[..];
         let found = store.get(session, key.as_bytes())?;
         let found = found.map(|item| String::from_utf8(item.value.to_vec()).unwrap());
         assert_eq!(states[..], [found], "{key} is not as it was left");
         // What failed has changed nothing, so only what succeeds counts as tried.
-        match chance.below(4) {
+        match random.below(4) {
             0 => {
                 store.delete(session, key.as_bytes())?;
                 states.push(None);
@@ -583,7 +584,7 @@ impl Owner {
         }
         store.commit(session)?;
         states.drain(..states.len() - 1);
-        let other = Owner::key(chance.below(OWNERS), chance.below(KEYS));
+        let other = Owner::key(random.below(OWNERS), random.below(KEYS));
         if let Some(item) = store.get(session, other.as_bytes())? {
             assert!(item.value.starts_with(format!("{other}=").as_bytes()));
         }

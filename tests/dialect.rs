@@ -1,12 +1,12 @@
 //! The dialects lite and raw: what `dialect.rs` promises of every input, and the client
 //! library and program over both. Dialogues with a server are in tests/wire.
 //!
-//! A failure says its seed: `Random(seed)` makes the same bytes again.
+//! A failure says its seed: `Random::new(seed)` makes the same bytes again.
 
 mod common;
 
 use assert_cmd::Command;
-use common::stream::{LIMITS, NOW, Random, answers, assert_same, consume, read};
+use common::stream::{Ingredients, LIMITS, NOW, answers, assert_same, consume, read};
 use common::stream::{service, without_places};
 use common::{REPLY_TIMEOUT, Server, TempDir, dialogue};
 use memcached_lite::client::{Client, ClientError, Item, Options};
@@ -14,6 +14,7 @@ use memcached_lite::connection::READ_LIMIT;
 use memcached_lite::dialect::Dialect;
 use memcached_lite::protocol::{BlockEnd, Limits, MAX_LENGTH, Message, Parsed};
 use memcached_lite::protocol::{Refusal, Request, Retrieval, Topic, Verb};
+use memcached_lite::random::Random;
 use memcached_lite::record::{Format, IntOrder};
 use memcached_lite::reply::{Error, Reply, ValueLine};
 use memcached_lite::service::{Context, OUTPUT_LIMIT};
@@ -142,7 +143,7 @@ fn a_stream_means_the_same_however_it_is_cut() {
     // P1, and P2: what is swallowed is swallowed in every case.
     let mut found = 0;
     for (seed, dialect) in (0..).zip(DIALECTS.repeat(6)) {
-        let random = &mut Random(seed);
+        let random = &mut Random::new(seed);
         let stream = stream(random, dialect);
         let whole = read(dialect, &stream, &mut || stream.len(), false);
         let whole = without_places(whole);
@@ -167,7 +168,7 @@ fn a_stream_means_the_same_however_it_is_cut() {
 fn a_stream_is_answered_the_same_however_it_is_cut() {
     // P1
     for (seed, dialect) in (100..).zip(DIALECTS) {
-        let random = &mut Random(seed);
+        let random = &mut Random::new(seed);
         let stream = stream(random, dialect);
         let size = LIMITS.max_item_size;
         let whole = answers(dialect, &stream, size, &mut || stream.len(), READ_LIMIT);
@@ -186,7 +187,7 @@ fn a_stream_is_answered_the_same_however_it_is_cut() {
 #[test]
 fn no_bytes_make_the_parser_panic_or_stand_still() {
     for (seed, dialect) in (0..).zip(DIALECTS.repeat(8000)) {
-        let random = &mut Random(seed);
+        let random = &mut Random::new(seed);
         let mut input = match random.below(4) {
             0 => {
                 let len = random.below(60);
@@ -208,7 +209,7 @@ fn no_bytes_make_the_parser_panic_or_stand_still() {
             let at = random.below(input.len());
             match random.below(4) {
                 0 => input[at] = random.pick(b" \r\n0-\0"),
-                1 => input[at] = random.next() as u8,
+                1 => input[at] = random.bits() as u8,
                 2 => drop(input.remove(at)),
                 _ => input.truncate(at),
             }
@@ -235,7 +236,7 @@ fn longest(dialect: Dialect) -> usize {
 #[test]
 fn every_request_that_is_written_is_read_back() {
     for (seed, dialect) in (0..).zip(DIALECTS.repeat(1000)) {
-        let random = &mut Random(seed);
+        let random = &mut Random::new(seed);
         let (key, mut value) = (random.key(), random.value());
         value.truncate(longest(dialect));
         let store = Request::Store {
@@ -262,7 +263,7 @@ fn every_request_that_is_written_is_read_back() {
 #[test]
 fn every_value_that_is_written_is_read_back() {
     for (seed, dialect) in (0..).zip(DIALECTS.repeat(1000)) {
-        let random = &mut Random(seed);
+        let random = &mut Random::new(seed);
         let (key, mut value) = (random.key(), random.value());
         if random.once_in(3) {
             value.resize(random.pick(&[7, 10, 29, 252, 2567, 3335]), b'\n');

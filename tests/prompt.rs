@@ -27,6 +27,7 @@ fn shell(addr: SocketAddr, prompt: bool) -> Shell<Vec<u8>, Vec<u8>> {
         quote: false,
         timed: false,
         prompt,
+        terminal: prompt,
         out: Vec::new(),
         err: Vec::new(),
         client: None,
@@ -379,6 +380,45 @@ error: a key can't have the byte ' ' in it
 error: the input ended where set wanted a value
 "#;
     assert_eq!((&out[..], &err[..], outcome), (expected, "", Outcome::Usage));
+}
+
+/// Somebody else may have stored it, to write over what the terminal shows.
+#[test]
+fn a_terminal_shows_control_characters_and_obeys_none() {
+    let server = start();
+    let (out, ..) = session(&server, "set k \x1b[2Jé\u{9b}2J\tx\nget k\n");
+    assert!(out.contains("> \\u{1b}[2Jé\\u{9b}2J\tx\n"), "{out:?}");
+    // What is no terminal gets the bytes as they are.
+    let (out, ..) = script(&server, "get k\n");
+    assert_eq!(out, "\x1b[2Jé\u{9b}2J\tx\n");
+}
+
+#[test]
+fn what_a_server_says_is_printable_in_quotes_and_in_errors() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+    let addr = listener.local_addr().expect("address");
+    let server = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("accept");
+        for answer in ["VERSION \x1b\"\r\n", "CLIENT_ERROR \x1b[2J\r\n"] {
+            let _ = stream.read(&mut [0; 100]);
+            stream.write_all(answer.as_bytes()).expect("answer");
+        }
+    });
+    let mut shell = shell(addr, false);
+    shell.quote = true;
+    let (out, ..) = run(shell, &b"version\nget k\n"[..]);
+    let expected = "\"VERSION \\x1b\\\"\\r\\n\"\nerror: CLIENT_ERROR \\u{1b}[2J\n";
+    assert_eq!(out, expected);
+    server.join().expect("one connection");
+}
+
+#[test]
+fn an_error_shows_the_head_of_a_long_word() {
+    let server = start();
+    let long = "b".repeat(1 << 20);
+    let (_, err, _) = script(&server, &format!("{long}\nincr k {long}\n"));
+    assert_eq!(err.matches("bbb... (1048576 bytes)").count(), 2);
+    assert!(err.len() < 1000, "{} bytes", err.len());
 }
 
 #[test]

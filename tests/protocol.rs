@@ -2,19 +2,20 @@
 //! every input, checked against requests that a seeded generator makes up, and the
 //! edges of each rule as tables. What a real client sees is in tests/wire.
 //!
-//! A failure says its seed: `Random(seed)` makes the same bytes again.
+//! A failure says its seed: `Random::new(seed)` makes the same bytes again.
 
 mod common;
 
 use common::TempDir;
 use common::disk::{Call, Faulty, How};
-use common::stream::{LIMITS, NOW, Random, answers, assert_same, consume, read};
+use common::stream::{Ingredients, LIMITS, NOW, answers, assert_same, consume, read};
 use common::stream::{service, service_over, without_places};
 use memcached_lite::connection::{Connection, READ_LIMIT};
 use memcached_lite::dialect::Dialect;
 use memcached_lite::log::SyncMode;
 use memcached_lite::protocol::{self, BlockEnd, Limits, Message, Parsed};
 use memcached_lite::protocol::{Refusal, Request, Retrieval, Topic, Verb};
+use memcached_lite::random::Random;
 use memcached_lite::reply::{self, Error, Reply, ValueLine};
 use memcached_lite::service::{Context, OUTPUT_LIMIT};
 use memcached_lite::store::Options;
@@ -183,7 +184,7 @@ fn stream(random: &mut Random) -> Vec<u8> {
 fn a_stream_means_the_same_however_it_is_cut() {
     // P1, and P2: what is swallowed is swallowed in every case.
     for seed in 0..12 {
-        let random = &mut Random(seed);
+        let random = &mut Random::new(seed);
         let stream = stream(random);
         let whole =
             without_places(read(MEMCACHED, &stream, &mut || stream.len(), false));
@@ -202,7 +203,7 @@ fn a_stream_means_the_same_however_it_is_cut() {
 fn what_is_needed_is_never_more_than_what_is_really_needed() {
     // P3: whoever waits for that many bytes misses nothing, and waits for nothing.
     for seed in 100..112 {
-        let stream = stream(&mut Random(seed));
+        let stream = stream(&mut Random::new(seed));
         let eager = read(MEMCACHED, &stream, &mut || 1, false);
         let patient = read(MEMCACHED, &stream, &mut || 1, true);
         assert_same(&eager, &patient, &format!("seed {seed}"));
@@ -213,7 +214,7 @@ fn what_is_needed_is_never_more_than_what_is_really_needed() {
 fn a_stream_is_answered_the_same_however_it_is_cut() {
     // P1: uniques are positions in the log, so that even they are the same.
     for seed in 200..206 {
-        let random = &mut Random(seed);
+        let random = &mut Random::new(seed);
         let stream = stream(random);
         let size = LIMITS.max_item_size;
         let whole = answers(MEMCACHED, &stream, size, &mut || stream.len(), READ_LIMIT);
@@ -291,7 +292,7 @@ fn parse_whole<'a>(bytes: &'a [u8], limits: &Limits) -> (Request<'a>, bool) {
 #[test]
 fn every_request_that_is_written_is_read_back() {
     for seed in 0..20_000 {
-        let random = &mut Random(seed);
+        let random = &mut Random::new(seed);
         let (key, value, noreply) = (random.key(), random.value(), random.once_in(2));
         let exptime = random.number() as i64;
         let verbs = [
@@ -342,7 +343,7 @@ fn every_request_that_is_written_is_read_back() {
 #[test]
 fn every_get_that_is_written_is_read_back() {
     for seed in 0..5000 {
-        let random = &mut Random(seed);
+        let random = &mut Random::new(seed);
         let keys: Vec<_> = (0..1 + random.below(9)).map(|_| random.key()).collect();
         let joined = keys.join(&b"  "[..]);
         let exptime = random.once_in(2).then(|| random.number() as i64);
@@ -400,7 +401,7 @@ fn every_reply_that_is_written_is_read_back() {
 #[test]
 fn every_value_that_is_written_is_read_back() {
     for seed in 0..5000 {
-        let random = &mut Random(seed);
+        let random = &mut Random::new(seed);
         let (key, value) = (random.key(), random.value());
         let flags = random.number() as u32;
         let unique = random.once_in(2).then(|| random.number());
@@ -819,7 +820,7 @@ fn what_is_not_our_protocol_is_an_error_or_a_hang_up() {
 #[test]
 fn no_bytes_make_the_parser_panic_or_stand_still() {
     for seed in 0..100_000 {
-        let random = &mut Random(seed);
+        let random = &mut Random::new(seed);
         let mut input = match random.below(4) {
             0 => {
                 let len = random.below(60);
@@ -840,7 +841,7 @@ fn no_bytes_make_the_parser_panic_or_stand_still() {
             let at = random.below(input.len());
             match random.below(4) {
                 0 => input[at] = random.pick(b" \r\n0-\0"),
-                1 => input[at] = random.next() as u8,
+                1 => input[at] = random.bits() as u8,
                 2 => drop(input.remove(at)),
                 _ => input.truncate(at),
             }

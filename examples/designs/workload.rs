@@ -3,6 +3,7 @@
 //! Keys are `key-0`, `key-1` and so on, so that many are the beginning of others. Values
 //! are printable letters without spaces, quotes and backslashes among them.
 
+use memcached_lite::random::Random;
 use std::collections::HashMap;
 
 /// The same for all runs, so that they can be compared.
@@ -17,7 +18,7 @@ pub const GETS: usize = 100;
 
 /// The keys with the values that they must have, and what changes them.
 pub struct Workload {
-    chance: Chance,
+    random: Random,
     pub model: HashMap<String, String>,
 }
 
@@ -30,7 +31,7 @@ pub struct Round {
 
 impl Workload {
     pub fn new() -> Workload {
-        Workload { chance: Chance(SEED), model: HashMap::new() }
+        Workload { random: Random::new(SEED), model: HashMap::new() }
     }
 
     /// So many new keys, which the model has from now on.
@@ -44,17 +45,17 @@ impl Workload {
             sets: self.sets(SETS),
             updates: (0..UPDATES)
                 .map(|_| {
-                    let number = self.chance.below(self.model.len());
+                    let number = self.random.below(self.model.len());
                     self.store(number)
                 })
                 .collect(),
-            gets: (0..GETS).map(|_| key(self.chance.below(self.model.len()))).collect(),
+            gets: (0..GETS).map(|_| key(self.random.below(self.model.len()))).collect(),
         }
     }
 
     /// A new value for the key of this number.
     pub fn store(&mut self, number: usize) -> (String, String) {
-        let letter = |_| char::from(b'!' + self.chance.below(94) as u8);
+        let letter = |_| char::from(b'!' + self.random.below(94) as u8);
         let value: String = (0..VALUE_SIZE).map(letter).collect();
         self.model.insert(key(number), value.clone());
         (key(number), value)
@@ -63,16 +64,4 @@ impl Workload {
 
 fn key(number: usize) -> String {
     format!("key-{number}")
-}
-
-/// Numbers that look random and are the same in every run (xorshift64).
-struct Chance(u64);
-
-impl Chance {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 33) as usize % limit
-    }
 }

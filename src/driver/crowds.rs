@@ -149,7 +149,7 @@ pub fn stalled_clients(stage: &Stage) -> Result {
 }
 
 /// What a client of scenario 11 did with a key, and when.
-struct Deed {
+struct Operation {
     key: &'static str,
     /// The value that it set, or got; `None` where there was none.
     value: Option<String>,
@@ -161,7 +161,7 @@ struct Deed {
 /// Scenario 11.
 pub fn few_keys(stage: &Stage) -> Result {
     const CLIENTS: usize = 8;
-    const DEEDS: usize = 40;
+    const OPERATIONS: usize = 40;
     let server = stage.server(&[])?;
     let mut random = stage.random();
     let mut last = stage.client(&server, CLIENTS + 1, &[])?;
@@ -170,12 +170,15 @@ pub fn few_keys(stage: &Stage) -> Result {
     for number in 1..=CLIENTS {
         let client = stage.client(&server, number, &[])?;
         let random = Random::new(random.bits());
-        threads.push(thread::spawn(move || deeds(number, client, random, DEEDS)));
+        threads.push(thread::spawn(move || {
+            operations(number, client, random, OPERATIONS)
+        }));
     }
     let (mut all, mut counts) = (Vec::new(), Vec::new());
     for thread in threads {
-        let (deeds, counted) = thread.join().map_err(|_| "a client panicked")??;
-        all.extend(deeds);
+        let (operations, counted) =
+            thread.join().map_err(|_| "a client panicked")??;
+        all.extend(operations);
         counts.extend(counted);
     }
     // Each increment has made a number of its own: none met another halfway.
@@ -186,8 +189,8 @@ pub fn few_keys(stage: &Stage) -> Result {
             "{count} increments should make 1 to {count} once, not {made}"
         ));
     }
-    let gets = check_deeds(&all)?;
-    stage.approve(CLIENTS * DEEDS);
+    let gets = check_history(&all)?;
+    stage.approve(CLIENTS * OPERATIONS);
     say(&format!("{} increments, each with a number of its own", counts.len()));
     say(&format!("{gets} gets, each with a value that the key had in that moment"));
     let counted = quoted(&counts.len().to_string());
@@ -197,13 +200,13 @@ pub fn few_keys(stage: &Stage) -> Result {
 
 /// What one client does: sets, gets and counts, and waits for up to 10 ms in between.
 /// Returns what it did with keys, and what its increments have made.
-fn deeds(
+fn operations(
     number: usize,
     mut client: Client,
     mut random: Random,
     count: usize,
-) -> Result<(Vec<Deed>, Vec<usize>)> {
-    let (mut deeds, mut counts) = (Vec::new(), Vec::new());
+) -> Result<(Vec<Operation>, Vec<usize>)> {
+    let (mut operations, mut counts) = (Vec::new(), Vec::new());
     for i in 0..count {
         thread::sleep(Duration::from_micros(random.below(10_000) as u64));
         let key = ["red", "green", "blue"][random.below(3)];
@@ -229,33 +232,34 @@ fn deeds(
             }
             _ => return Err(format!("CLIENT{number}: '{instruction}': {reply}")),
         };
-        deeds.push(Deed { key, value, is_set, begun, ended });
+        operations.push(Operation { key, value, is_set, begun, ended });
     }
     client.close()?;
-    Ok((deeds, counts))
+    Ok((operations, counts))
 }
 
-/// Each key is a register: a get finds the value that was set last. Each deed takes
+/// Each key is a register: a get finds the value that was set last. Each operation takes
 /// effect at some moment between its begin and its end. Nobody knows when; but when
 /// one ended before another began, it is known which was first. Returns how many gets
 /// there were.
-fn check_deeds(deeds: &[Deed]) -> Result<usize> {
+fn check_history(history: &[Operation]) -> Result<usize> {
     // A set has taken effect when it ended, or when the first get that found its value
     // did. No value is set twice.
-    let effective = |set: &Deed| {
-        let same = |deed: &&Deed| deed.key == set.key && deed.value == set.value;
-        let ends = deeds.iter().filter(same).map(|deed| deed.ended);
+    let effective = |set: &Operation| {
+        let same =
+            |other: &&Operation| other.key == set.key && other.value == set.value;
+        let ends = history.iter().filter(same).map(|other| other.ended);
         ends.fold(set.ended, Instant::min)
     };
-    let sets: Vec<(&Deed, Instant)> = deeds
+    let sets: Vec<(&Operation, Instant)> = history
         .iter()
-        .filter(|deed| deed.is_set)
+        .filter(|operation| operation.is_set)
         .map(|set| (set, effective(set)))
         .collect();
     let mut gets = 0;
-    for get in deeds.iter().filter(|deed| !deed.is_set) {
+    for get in history.iter().filter(|operation| !operation.is_set) {
         gets += 1;
-        let Deed { key, value, .. } = get;
+        let Operation { key, value, .. } = get;
         let mut found = None;
         if let Some(value) = value {
             let origin = sets.iter().find(|(set, _)| {
@@ -309,18 +313,18 @@ pub fn one_at_a_time(stage: &Stage) -> Result {
 mod tests {
     use super::*;
 
-    /// Deeds with `red`, written as `set a 0-2`: which value, from when to when.
-    fn judged(deeds: &[&str]) -> bool {
+    /// Operations on `red`, written as `set a 0-2`: which value, from when to when.
+    fn judged(history: &[&str]) -> bool {
         let epoch = Instant::now();
-        let deed = |text: &&str| {
+        let operation = |text: &&str| {
             let words: Vec<&str> = text.split([' ', '-']).collect();
             let [what, value, begun, ended] = words[..] else { panic!("{text}") };
             let at = |time: &str| epoch + Duration::from_secs(time.parse().unwrap());
             let value = (value != "nothing").then(|| value.to_owned());
             let (begun, ended) = (at(begun), at(ended));
-            Deed { key: "red", value, is_set: what == "set", begun, ended }
+            Operation { key: "red", value, is_set: what == "set", begun, ended }
         };
-        check_deeds(&deeds.iter().map(deed).collect::<Vec<_>>()).is_ok()
+        check_history(&history.iter().map(operation).collect::<Vec<_>>()).is_ok()
     }
 
     #[test]

@@ -2,8 +2,8 @@
 //! send it in pieces, and to stop in the middle.
 
 use super::stage::{PATIENCE, Result, Server};
-use super::text::shown;
 use crate::say;
+use crate::words::shown;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 

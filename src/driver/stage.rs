@@ -13,10 +13,11 @@
 //! [`PATIENCE`]: a program that hangs fails its scenario, and doesn't hang the driver.
 
 use super::peer::Peer;
-use super::text::{ordinal, short, shown};
+use super::text::{ordinal, short};
 use crate::client;
 use crate::random::Random;
 use crate::say;
+use crate::words::shown;
 use std::cell::Cell;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};

@@ -17,6 +17,7 @@
 //! fails drops what it should have saved, as kernels do: only writing it again helps.
 
 use memcached_lite::disk::{Directory, Disk};
+use memcached_lite::random::Random;
 use memcached_lite::record::{Format, HEADER_LEN, Header, Kind, Record};
 use memcached_lite::replay::{OpenError, Settings, Torn};
 use memcached_lite::store::{Options, Session, Store};
@@ -276,15 +277,15 @@ impl Faulty {
     /// of names.
     pub fn power_cut(&self, into: &Path, seed: u64) {
         let state = self.state();
-        let mut chance = Chance::new(seed);
+        let mut random = Random::new(seed);
         let mut names = &state.safe_names;
         let mut files = state.safe_bytes.clone();
         if seed != 0 {
-            let kept = chance.below(state.unsafe_names.len() + 1);
+            let kept = random.below(state.unsafe_names.len() + 1);
             names = state.unsafe_names[..kept].last().unwrap_or(names);
             for (inode, change) in &state.unsafe_changes {
                 let bytes = files.entry(*inode).or_default();
-                match (chance.below(3), change) {
+                match (random.below(3), change) {
                     (0, _) => {}
                     (1, Change::Write(offset, new)) => {
                         let half = new[..new.len() / 2].to_vec();
@@ -495,23 +496,6 @@ impl Drop for Hold<'_> {
             state.held = None;
         }
         self.disk.shared.changed.notify_all();
-    }
-}
-
-/// Numbers that look random and are the same in every run (xorshift64).
-pub struct Chance(u64);
-
-impl Chance {
-    pub fn new(seed: u64) -> Chance {
-        Chance(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
-    }
-
-    /// A number below `limit`.
-    pub fn below(&mut self, limit: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 33) as usize % limit
     }
 }
 

@@ -2,7 +2,7 @@
 //! parser sees them ([`read`]), and as a connection answers them ([`answers`]). For
 //! every dialect, and without a process.
 //!
-//! The streams are made up by [`Random`]. A failure says its seed, from which the same
+//! The streams are made up from [`Ingredients`]. A failure says its seed, from which the same
 //! bytes come again.
 
 use super::TempDir;
@@ -10,6 +10,7 @@ use memcached_lite::connection::{Connection, READ_LIMIT, Stream};
 use memcached_lite::dialect::Dialect;
 use memcached_lite::log::SyncMode;
 use memcached_lite::protocol::{BlockEnd, Limits, Parsed};
+use memcached_lite::random::Random;
 use memcached_lite::replay::Settings;
 use memcached_lite::service::{Context, Service};
 use memcached_lite::stats::Counters;
@@ -26,53 +27,43 @@ use std::time::Instant;
 pub const LIMITS: Limits =
     Limits { key_size: 250, max_value: 4000, max_item_size: 4096 };
 
-/// Numbers that look random, and are the same for the same seed: splitmix64.
-pub struct Random(pub u64);
-
-impl Random {
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// A number below `limit`.
-    pub fn below(&mut self, limit: usize) -> usize {
-        (self.next() % limit as u64) as usize
-    }
-
+/// What requests are made up of, good and bad.
+pub trait Ingredients {
     /// True once in `count` times.
-    pub fn once_in(&mut self, count: usize) -> bool {
+    fn once_in(&mut self, count: usize) -> bool;
+    fn pick<T: Copy>(&mut self, choice: &[T]) -> T;
+    /// A number of 64 bits that is often small or at the very end.
+    fn number(&mut self) -> u64;
+    /// A key that is good: any byte but those that end words and lines, and NUL.
+    fn key(&mut self) -> Vec<u8>;
+    fn value(&mut self) -> Vec<u8>;
+}
+
+impl Ingredients for Random {
+    fn once_in(&mut self, count: usize) -> bool {
         self.below(count) == 0
     }
 
-    pub fn pick<T: Copy>(&mut self, choice: &[T]) -> T {
+    fn pick<T: Copy>(&mut self, choice: &[T]) -> T {
         choice[self.below(choice.len())]
     }
 
-    /// A number of 64 bits that is often small or at the very end.
-    pub fn number(&mut self) -> u64 {
+    fn number(&mut self) -> u64 {
         match self.below(4) {
-            0 => self.next(),
+            0 => self.bits(),
             1 => u64::MAX - self.below(3) as u64,
             _ => self.below(300) as u64,
         }
     }
 
-    pub fn bytes(&mut self, len: usize) -> Vec<u8> {
-        (0..len).map(|_| self.next() as u8).collect()
-    }
-
-    /// A key that is good: any byte but those that end words and lines, and NUL.
-    pub fn key(&mut self) -> Vec<u8> {
+    fn key(&mut self) -> Vec<u8> {
         let len = self.pick(&[1, 2, 10, 249, 250]);
         let mut key = self.bytes(len);
         key.iter_mut().filter(|byte| b"\0\n ".contains(byte)).for_each(|b| *b = b'k');
         key
     }
 
-    pub fn value(&mut self) -> Vec<u8> {
+    fn value(&mut self) -> Vec<u8> {
         match self.below(6) {
             0 => Vec::new(),
             1 => b"get a\r\nset a 0 0 1\r\nx\r\n".to_vec(),
