@@ -64,7 +64,7 @@ impl Store {
                 break entry;
             }
         };
-        Ok(Some(item(self.decode(entry, &session.buffer)?)))
+        Ok(Some(item(self.decode(entry, &session.recent)?)))
     }
 
     /// Stores a value under `key`, whatever is there. Flags are the client's;
@@ -149,7 +149,7 @@ impl Store {
                     return Ok(Stored::NotFound);
                 };
                 self.load_locked(entry, session)?;
-                if self.decode(entry, &session.buffer)?.cas != unique {
+                if self.decode(entry, &session.recent)?.cas != unique {
                     return Ok(Stored::Exists);
                 }
             }
@@ -191,7 +191,7 @@ impl Store {
             return Ok(Stored::NotStored);
         };
         self.load_locked(entry, session)?;
-        let old = self.decode(entry, &session.buffer)?;
+        let old = self.decode(entry, &session.recent)?;
         let size = old.value.len() + value.len();
         if size > self.max_value() || key.len() + size > self.max_item_size {
             return Ok(Stored::NotStored);
@@ -234,7 +234,7 @@ impl Store {
             return Ok(Counted::NotFound);
         };
         self.load_locked(entry, session)?;
-        let old = self.decode(entry, &session.buffer)?;
+        let old = self.decode(entry, &session.recent)?;
         let Some(number) = decimal(old.value) else { return Ok(Counted::NotNumeric) };
         let number = step(number);
         // A number that lost digits keeps its place, blanks to the right of it.
@@ -268,11 +268,11 @@ impl Store {
         let Some(entry) = self.find(&shard, session, key) else { return Ok(None) };
         let exptime = expiry(exptime, session.now);
         self.load_locked(entry, session)?;
-        let old = self.decode(entry, &session.buffer)?;
+        let old = self.decode(entry, &session.recent)?;
         session.draft.copy(self.log.format(), &Record { exptime, ..old });
         self.write(&mut shard, session, key, entry.size as usize, exptime)?;
         // `write` took the whole session, so the record is looked at afresh.
-        Ok(Some(item(self.decode(entry, &session.buffer)?)))
+        Ok(Some(item(self.decode(entry, &session.recent)?)))
     }
 
     /// Removes `key`; false if there is no such item.

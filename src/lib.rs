@@ -77,6 +77,7 @@ mod pool;
 pub mod programs;
 pub mod protocol;
 pub mod random;
+mod recent;
 pub mod record;
 pub mod replay;
 pub mod reply;

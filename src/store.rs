@@ -29,6 +29,7 @@ use crate::disk::{Directory, Disk, OwnerLock};
 use crate::index::{Entry, Index, Shard};
 use crate::lock;
 use crate::log::{Generation, Log, LogError, Result, SyncMode};
+use crate::recent::Recent;
 use crate::record::{Draft, Format, Kind, Record};
 use crate::replay::{self, OpenError, Settings, Torn};
 use std::ops::Range;
@@ -69,8 +70,8 @@ pub struct Session {
     /// Bytes of records read and appended since this was last 0: what the requests
     /// have cost, which is not to be seen from their length.
     pub moved: u64,
-    /// The record that was read last. It stays allocated, so a get allocates nothing.
-    pub(crate) buffer: Vec<u8>,
+    /// The records that were read last; so a get allocates nothing.
+    pub(crate) recent: Recent,
     pub(crate) draft: Draft,
 }
 
@@ -281,19 +282,17 @@ impl Store {
     pub(crate) fn load(&self, entry: Entry, session: &mut Session) -> Result<bool> {
         let len = self.record_len(entry);
         session.moved += len as u64;
-        // The buffer never shrinks: what it has is not zeroed again for each read.
-        if session.buffer.len() < len {
-            session.buffer.resize(len, 0);
-        }
-        self.log.read(entry.position, &mut session.buffer[..len])
+        let read = |buffer: &mut [u8]| self.log.read(entry.position, buffer);
+        session.recent.load(entry.position, len, read)
     }
 
+    /// The record that was loaded last.
     pub(crate) fn decode<'b>(
         &self,
         entry: Entry,
-        buffer: &'b [u8],
+        recent: &'b Recent,
     ) -> Result<Record<'b>> {
-        let bytes = &buffer[..self.record_len(entry)];
+        let bytes = recent.bytes(entry.position, self.record_len(entry));
         self.log.decode(bytes, entry.position).inspect_err(|_| {
             self.damaged_reads.fetch_add(1, Relaxed);
         })
