@@ -29,8 +29,8 @@ pub trait Disk: Send + Sync {
     fn write(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<usize>;
     /// Returns when all that was written to the file is safe from a power cut.
     fn sync(&self, file: &File) -> io::Result<()>;
-    /// Cuts the file to `len` bytes.
-    fn truncate(&self, file: &File, len: u64) -> io::Result<()>;
+    /// Cuts the file to `len` bytes, or makes it so long: what is added is zeros.
+    fn set_len(&self, file: &File, len: u64) -> io::Result<()>;
     /// Gives a file another name, replacing what had it.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
     /// Removes a file's name. Who has it open can go on reading it.
@@ -139,7 +139,7 @@ impl Disk for Directory {
         file.sync_data()
     }
 
-    fn truncate(&self, file: &File, len: u64) -> io::Result<()> {
+    fn set_len(&self, file: &File, len: u64) -> io::Result<()> {
         file.set_len(len)
     }
 

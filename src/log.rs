@@ -44,6 +44,10 @@ const TAIL_LIMIT: usize = 1 << 20;
 /// one longer than this many seconds: the disk stalls, and they should notice.
 const SYNC_STALL: u64 = 2;
 
+/// In `always`, the file is made so many bytes longer than what is written, with
+/// zeros: a sync that has no new length to write is a third cheaper.
+const AHEAD: u64 = 1 << 20;
+
 /// What a reply waits for, `--sync`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SyncMode {
@@ -133,6 +137,8 @@ struct Tail {
     bytes: Vec<u8>,
     /// The last attempt to write `bytes` out failed.
     stuck: bool,
+    /// Length of the file, in bytes.
+    file_len: u64,
 }
 
 /// See the module's page.
@@ -166,7 +172,8 @@ impl Log {
         end: u64,
     ) -> Log {
         let generation = generations[generations.len() - 1].clone();
-        let tail = Tail { generation, bytes: Vec::new(), stuck: false };
+        let file_len = end - generation.base;
+        let tail = Tail { generation, bytes: Vec::new(), stuck: false, file_len };
         Log {
             disk,
             format,
@@ -313,6 +320,12 @@ impl Log {
         }
         let written = self.written.load(Acquire);
         let offset = written - tail.generation.base;
+        let end = offset + tail.bytes.len() as u64;
+        if self.mode == SyncMode::Always && end > tail.file_len {
+            // If that can't be done, the write makes the file longer.
+            let ahead = self.disk.set_len(&tail.generation.file, end + AHEAD);
+            tail.file_len = if ahead.is_ok() { end + AHEAD } else { end };
+        }
         let result = write_all(&*self.disk, &tail.generation.file, &tail.bytes, offset);
         tail.stuck = result.is_err();
         result.map_err(|error| LogError::Write(error.to_string()))?;
@@ -382,13 +395,16 @@ impl Log {
         self.check_sync()?;
         self.write_out(&mut tail, now)?;
         let old = tail.generation.clone();
+        let base = self.written.load(Acquire);
+        let failed = |error: io::Error| LogError::Write(error.to_string());
+        // The new one begins where this one ends.
+        self.disk.set_len(&old.file, base - old.base).map_err(failed)?;
+        tail.file_len = base - old.base;
         // The old file is safe before the new one has its name: replay finds either
         // no new file, or an old one that ends where the new one begins.
         self.sync_file(&old)?;
-        let base = self.written.load(Acquire);
         let generation = old.number + 1;
         let header = Header { format: self.format, generation, base };
-        let failed = |error: io::Error| LogError::Write(error.to_string());
         let (file, temporary) = make_file(&*self.disk, &header).map_err(failed)?;
         if let Err(error) = self.disk.rename(&temporary, &file_name(generation)) {
             // If the temporary name is there to be removed, nothing was renamed.
@@ -403,6 +419,7 @@ impl Log {
             return Err(LogError::Sync(error.to_string()));
         }
         tail.generation = Arc::new(Generation { number: generation, base, file });
+        tail.file_len = HEADER_LEN as u64;
         lock(&self.generations).push(tail.generation.clone());
         let start = base + HEADER_LEN as u64;
         self.written.store(start, Release);

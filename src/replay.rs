@@ -211,7 +211,12 @@ pub fn open(
                     following: damage.following,
                 });
             }
-            torn = Some(cut(&*disk, &generation, stopped_at, end)?);
+            let data_end = end_of_data(&*disk, &generation, stopped_at, end)?;
+            if stopped_at < data_end {
+                torn = Some(keep_aside(&*disk, &generation, stopped_at, data_end)?);
+            }
+            disk.set_len(&generation.file, stopped_at - generation.base)?;
+            disk.sync(&generation.file)?;
             end = stopped_at;
         }
         if index == newest {
@@ -333,8 +338,26 @@ fn assess(mut records: Records) -> Result<Damage, OpenError> {
     }
 }
 
-/// R1: keeps the bytes from `position` to `end` aside, then cuts them off.
-fn cut(
+/// Where the zeros begin with which the bytes from `position` to `end` end: the log
+/// makes its file longer before it needs the room.
+fn end_of_data(
+    disk: &dyn Disk,
+    generation: &Generation,
+    position: u64,
+    end: u64,
+) -> io::Result<u64> {
+    let mut data_end = position;
+    in_chunks(disk, generation, position, end, |bytes, at| {
+        if let Some(last) = bytes.iter().rposition(|&byte| byte != 0) {
+            data_end = at + last as u64 + 1;
+        }
+        Ok(())
+    })?;
+    Ok(data_end)
+}
+
+/// R1: keeps the bytes from `position` to `end` aside, before they are cut off.
+fn keep_aside(
     disk: &dyn Disk,
     generation: &Generation,
     position: u64,
@@ -347,8 +370,6 @@ fn cut(
     })?;
     disk.sync(&aside)?;
     disk.sync_dir()?;
-    disk.truncate(&generation.file, offset)?;
-    disk.sync(&generation.file)?;
     Ok(Torn { file: generation.name(), offset, len: end - position })
 }
 

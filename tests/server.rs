@@ -535,8 +535,8 @@ impl Disk for Panics {
     fn sync(&self, file: &File) -> io::Result<()> {
         self.directory.sync(file)
     }
-    fn truncate(&self, file: &File, len: u64) -> io::Result<()> {
-        self.directory.truncate(file, len)
+    fn set_len(&self, file: &File, len: u64) -> io::Result<()> {
+        self.directory.set_len(file, len)
     }
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         self.directory.rename(from, to)

@@ -42,9 +42,9 @@ impl Disk for Mortal {
         if self.syncs { self.directory.sync(file) } else { Ok(()) }
     }
 
-    fn truncate(&self, file: &File, len: u64) -> io::Result<()> {
+    fn set_len(&self, file: &File, len: u64) -> io::Result<()> {
         self.files.spend(1)?;
-        self.directory.truncate(file, len)
+        self.directory.set_len(file, len)
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {

@@ -434,9 +434,9 @@ impl Disk for Faulty {
         Ok(())
     }
 
-    fn truncate(&self, file: &File, len: u64) -> io::Result<()> {
+    fn set_len(&self, file: &File, len: u64) -> io::Result<()> {
         let (mut state, inode, _) = self.begin(Call::Truncate, Some(file), (len, 0))?;
-        self.shared.directory.truncate(file, len)?;
+        self.shared.directory.set_len(file, len)?;
         state.unsafe_changes.push((inode, Change::Truncate(len)));
         Ok(())
     }
