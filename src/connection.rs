@@ -71,8 +71,8 @@ pub struct Connection {
     unfinished: bool,
     /// To be closed when `output` has left.
     closing: bool,
-    /// What the poller watches for.
-    pub interest: Interest,
+    /// What the poller watches for, if for anything.
+    pub interest: Option<Interest>,
     /// When it last became idle or got on with a request or with its replies.
     since: Instant,
 }
@@ -92,7 +92,7 @@ impl Connection {
             depends_on: 0,
             unfinished: false,
             closing: false,
-            interest: Interest::Read,
+            interest: Some(Interest::Read),
             since: now,
         }
     }
@@ -131,6 +131,11 @@ impl Connection {
     ) -> bool {
         let limit = if self.is_idle() { idle } else { request };
         limit.is_some_and(|limit| now.duration_since(self.since) > limit)
+    }
+
+    /// Whether its replies wait for the log.
+    pub fn is_parked(&self) -> bool {
+        self.depends_on != 0
     }
 
     /// Reads once into `buffer` and executes every request that is complete.

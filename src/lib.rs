@@ -86,6 +86,7 @@ pub mod service;
 pub mod shell;
 pub mod stats;
 pub mod store;
+mod syncer;
 mod syntax;
 pub mod walk;
 pub mod words;

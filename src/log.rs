@@ -46,7 +46,7 @@ const SYNC_STALL: u64 = 2;
 
 /// In `always`, the file is made so many bytes longer than what is written, with
 /// zeros: a sync that has no new length to write is a third cheaper.
-const AHEAD: u64 = 1 << 20;
+const AHEAD: u64 = 256 << 10;
 
 /// What a reply waits for, `--sync`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -191,6 +191,11 @@ impl Log {
     /// How the records are laid out.
     pub fn format(&self) -> &Format {
         &self.format
+    }
+
+    /// What a commit waits for.
+    pub fn mode(&self) -> SyncMode {
+        self.mode
     }
 
     /// The disk that the files are on.

@@ -8,6 +8,7 @@ use crate::os::{Interest, Poller};
 use crate::reply::TOO_MANY_CONNECTIONS;
 use crate::say;
 use crate::service::Service;
+use crate::syncer::Syncer;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Write};
@@ -32,12 +33,20 @@ pub(crate) struct Desk {
     wake: UnixStream,
 }
 
+impl Desk {
+    pub(crate) fn wake(&self) {
+        // If it takes no byte, it has some already, and the worker will wake.
+        let _ = (&self.wake).write(&[0]);
+    }
+}
+
 /// What listener and workers share about connections.
 pub(crate) struct Pool {
     admission: Mutex<Admission>,
     pub(crate) desks: Vec<Desk>,
     pub(crate) service: Arc<Service>,
     pub(crate) options: Options,
+    pub(crate) syncer: Syncer,
 }
 
 impl Pool {
@@ -56,7 +65,8 @@ impl Pool {
         }
         let (waiting, idle_since) = (VecDeque::new(), Instant::now());
         let admission = Mutex::new(Admission { serving: 0, waiting, idle_since });
-        Ok((Pool { admission, desks, service, options }, wakers))
+        let syncer = Syncer::default();
+        Ok((Pool { admission, desks, service, options, syncer }, wakers))
     }
 
     /// Takes connections until nobody has been connected for `idle_exit`, which is
@@ -138,8 +148,7 @@ impl Pool {
         self.greet(&peer);
         let desk = &self.desks[turn];
         lock(&desk.newcomers).push(stream);
-        // If it takes no byte, it has some already, and the worker will wake.
-        let _ = (&desk.wake).write(&[0]);
+        desk.wake();
     }
 
     fn turn_away(&self, mut stream: &Stream) {

@@ -27,9 +27,10 @@
 use crate::dialect::Dialect;
 use crate::listener::Listener;
 pub use crate::listener::{Options, StartError};
+use crate::log::SyncMode;
 pub use crate::os::unix_now;
 use crate::os::{self, Poller};
-use crate::pool::Pool;
+use crate::pool::{Desk, Pool};
 use crate::protocol::Limits;
 use crate::say;
 use crate::service::Service;
@@ -122,6 +123,14 @@ impl Server {
         for (number, waker) in wakers.into_iter().enumerate() {
             let worker = Worker::<P>::new(pool.clone(), number, waker)?;
             spawn(format!("worker-{number}"), move || worker.run())?;
+        }
+        if pool.service.store.sync_mode() == SyncMode::Always {
+            let pool = pool.clone();
+            spawn("syncer".into(), move || {
+                let store = &pool.service.store;
+                let commit = |position| store.commit_to(position, unix_now());
+                pool.syncer.run(commit, || pool.desks.iter().for_each(Desk::wake))
+            })?;
         }
         let service = pool.service.clone();
         spawn("janitor".into(), move || janitor(&service.store))?;

@@ -193,7 +193,17 @@ impl Store {
     /// Makes everything that the session's answers depend on as safe as the sync
     /// mode promises. Nothing may be said of them before.
     pub fn commit(&self, session: &Session) -> Result<()> {
-        self.log.commit(session.depends_on, session.now)
+        self.commit_to(session.depends_on, session.now)
+    }
+
+    /// The same, for everything before `position`.
+    pub(crate) fn commit_to(&self, position: u64, now: u64) -> Result<()> {
+        self.log.commit(position, now)
+    }
+
+    /// What a commit waits for.
+    pub(crate) fn sync_mode(&self) -> SyncMode {
+        self.log.mode()
     }
 
     /// Whether everything before `position` is as safe as the sync mode promises.

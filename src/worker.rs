@@ -4,7 +4,7 @@
 use crate::connection::{Connection, READ_LIMIT, Stream};
 use crate::listener::Options;
 use crate::lock;
-use crate::log::LogError;
+use crate::log::{LogError, SyncMode};
 use crate::os::{Interest, Poller, unix_now};
 use crate::pool::Pool;
 use crate::service::Context;
@@ -33,6 +33,8 @@ pub(crate) struct Worker<P> {
     vacant: Vec<usize>,
     /// What is read goes here first; what is complete is executed from here.
     buffer: Vec<u8>,
+    /// Connections whose replies wait for the log, and for which of its rounds.
+    parked: Vec<(usize, u64)>,
     /// Connections that stopped for their output's sake, and can go on.
     resumable: Vec<usize>,
     /// When timeouts are looked at again.
@@ -57,6 +59,7 @@ impl<P: Poller> Worker<P> {
             connections: Vec::new(),
             vacant: Vec::new(),
             buffer: vec![0; READ_LIMIT],
+            parked: Vec::new(),
             resumable: Vec::new(),
             next_round: Instant::now() + ROUND,
         })
@@ -89,7 +92,15 @@ impl<P: Poller> Worker<P> {
     fn tick(&mut self, ready: &mut Vec<usize>, now: Instant) {
         self.context.session.now = unix_now();
         // A connection that can go on without new input may have some all the same.
-        ready.retain(|&token| match self.connections.get(token) {
+        // One whose replies wait is not read from, and would be reported ever again.
+        let poller = &mut self.poller;
+        ready.retain(|&token| match self.connections.get_mut(token) {
+            Some(Some(connection)) if connection.is_parked() => {
+                if connection.interest.take().is_some() {
+                    let _ = poller.remove(connection.stream().as_fd());
+                }
+                false
+            }
             Some(Some(connection)) => !connection.can_resume(),
             _ => token == WAKER,
         });
@@ -114,13 +125,43 @@ impl<P: Poller> Worker<P> {
                 depends_on = depends_on.max(connection.depends_on);
             }
         }
-        // W1: one commit for all, and no reply before it.
-        self.context.session.depends_on = depends_on;
-        let committed = self.pool.service.store.commit(&self.context.session);
+        // W1: one commit for all, and no reply before it. Nobody here waits for the
+        // disk: who depends on a sync is parked until its round is over.
+        let store = &self.pool.service.store;
+        let (mut committed, mut round) = (Ok(()), 0);
+        // But where all connections wait there is nothing else to do, and the way to
+        // the syncer and back would be for nothing.
+        let idle = ready.len() >= self.connections.len() - self.vacant.len();
+        if idle || store.sync_mode() == SyncMode::EverySecond {
+            committed = store.commit_to(depends_on, self.context.session.now);
+        } else if !store.is_committed(depends_on) {
+            round = self.pool.syncer.ask(depends_on);
+        }
         for &token in &*ready {
             match token {
-                WAKER => self.welcome(now),
+                WAKER => {
+                    self.welcome(now);
+                    self.unpark(now);
+                }
+                _ if round != 0 && self.is_waiting(token) => {
+                    self.parked.push((token, round));
+                }
                 _ => self.finish(token, &committed, now),
+            }
+        }
+    }
+
+    fn is_waiting(&self, token: usize) -> bool {
+        let connection = self.connections.get(token).and_then(Option::as_ref);
+        connection.is_some_and(|c| !self.pool.service.store.is_committed(c.depends_on))
+    }
+
+    /// A round of the syncer may be over.
+    fn unpark(&mut self, now: Instant) {
+        for (token, round) in std::mem::take(&mut self.parked) {
+            match self.pool.syncer.outcome(round) {
+                None if self.is_waiting(token) => self.parked.push((token, round)),
+                outcome => self.finish(token, &outcome.unwrap_or(Ok(())), now),
             }
         }
     }
@@ -143,10 +184,10 @@ impl<P: Poller> Worker<P> {
             true => Interest::Write,
             false => Interest::Read,
         };
-        if connection.interest != interest {
-            connection.interest = interest;
+        if connection.interest != Some(interest) {
+            let watched = connection.interest.replace(interest).is_some();
             let fd = connection.stream().as_fd();
-            let removed = self.poller.remove(fd);
+            let removed = if watched { self.poller.remove(fd) } else { Ok(()) };
             if removed.and_then(|()| self.poller.add(fd, token, interest)).is_err() {
                 return self.close(token, now);
             }
