@@ -193,9 +193,11 @@ fn at_rest_the_disk_holds_little_more_than_twice_what_is_live() {
         compactions += usize::from(t.names() != generation);
         let on_disk: usize = files(t.directory.path()).values().map(Vec::len).sum();
         let figures = t.store.figures();
-        assert_eq!(on_disk as u64, figures.log_bytes);
+        // With room to write, into which nothing was written yet.
+        let room = on_disk as u64 - figures.log_bytes;
+        assert!(room <= 256 << 10, "{room}");
         let limit = (4 << 20) + figures.live_bytes * 22 / 10;
-        assert!(figures.log_bytes < limit, "{figures:?} after round {round}");
+        assert!((on_disk as u64) < limit, "{figures:?} after round {round}");
     }
     assert!((1..6).contains(&compactions), "{compactions}");
 }

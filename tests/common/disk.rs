@@ -577,8 +577,16 @@ pub struct Found {
     pub seen: Seen,
 }
 
+/// The bytes of a file without the zeros into which the log has not yet written. The
+/// last record must not end in one.
+pub fn written(bytes: &[u8]) -> &[u8] {
+    let end = bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
+    &bytes[..end.max(HEADER_LEN)]
+}
+
 /// The records of a file all of which are good.
 pub fn records(bytes: &[u8]) -> Vec<Found> {
+    let bytes = written(bytes);
     let header = Header::decode(bytes).unwrap();
     let format: Format = header.format;
     let mut found = Vec::new();
