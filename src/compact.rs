@@ -19,8 +19,8 @@
 //! A pending flush is, by the rotation itself, since it has yet to come.
 //!
 //! At rest a directory is at most about twice the length of its live records, or
-//! 4 MiB. While compacting it is up to three times that length, plus what is
-//! written meanwhile.
+//! 4 MiB. While compacting it is up to three times that length and 8 MiB: who writes
+//! faster than compaction can read is made to wait for it.
 
 use crate::lock;
 use crate::log::{Generation, LogError, Result};
@@ -29,10 +29,15 @@ use crate::store::{Session, Store};
 use crate::walk::{Records, WalkError};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::thread;
 use std::time::Duration;
 
 /// Files up to this length in bytes are left alone.
 const SMALL: u64 = 4 << 20;
+
+/// Writers wait when the log is longer than three times its live records by so many
+/// bytes: they write faster than compaction can read.
+const FULL: u64 = 7 << 20;
 
 /// When so many bytes have been walked, what was copied of them is synced, and the index
 /// pointed at it.
@@ -62,12 +67,23 @@ impl Store {
         self.log.sync(session.now)?;
         self.flush_if_due(&mut session)?;
         self.reap(session.now);
+        let mut result = Ok(());
         if self.compaction_is_due() {
-            self.compact(clock)?;
+            result = self.compact(clock);
+            if result.is_ok() {
+                self.compaction_is_due();
+            } else {
+                // Who waits for what can't be done waits for nothing.
+                self.full_at.store(u64::MAX, Relaxed);
+            }
+            *lock(&self.room.0) += 1;
+            self.room.1.notify_all();
         }
-        Ok(())
+        result
     }
 
+    /// Also decides at which lengths of the log that is asked again, and writers have
+    /// to wait.
     fn compaction_is_due(&self) -> bool {
         if self.compaction_stopped.get().is_some() {
             return false;
@@ -75,8 +91,21 @@ impl Store {
         let figures = self.figures();
         let limit = SMALL.max(2 * figures.live_bytes);
         let generations = self.log.generations();
-        self.call_at.store(generations[0].base + limit, Relaxed);
+        let base = generations[0].base;
+        self.call_at.store(base + limit, Relaxed);
+        self.full_at.store(base + 3 * figures.live_bytes + FULL, Relaxed);
         generations.len() > 1 || figures.log_bytes > limit
+    }
+
+    /// Waits until compaction has made room, at most `timeout`: for a writer whose
+    /// session is crowded.
+    pub fn wait_for_room(&self, timeout: Duration) {
+        let (rounds, condvar) = &self.room;
+        let rounds = lock(rounds);
+        let before = *rounds;
+        if self.log.end() > self.full_at.load(Relaxed) {
+            drop(condvar.wait_timeout_while(rounds, timeout, |now| *now == before));
+        }
     }
 
     /// Moves all live records to a new generation and removes the old one; or ends
@@ -102,7 +131,11 @@ impl Store {
         }
         walked?;
         // C3
-        self.log.retire(old, clock())
+        self.log.retire(old, clock())?;
+        // With its last descriptor go a removed file's blocks, which takes the system
+        // as long as all the rest; meanwhile writers could go on.
+        thread::spawn(move || drop(generations));
+        Ok(())
     }
 
     fn walk(

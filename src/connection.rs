@@ -23,6 +23,7 @@ use crate::reply::{Error, Reply};
 use crate::say;
 use crate::service::{Context, OUTPUT_LIMIT};
 use crate::stats::Counter;
+use crate::store::Session;
 use crate::words::Words;
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -200,8 +201,8 @@ impl Connection {
         let mut used = 0;
         while !self.closing && bytes.len() - used >= self.needed.max(1) {
             // V2: more requests would be more replies. And the neighbours wait.
-            let moved = context.session.moved;
-            if self.output.len() >= OUTPUT_LIMIT || moved >= WORK_LIMIT {
+            let Session { moved, crowded, .. } = context.session;
+            if self.output.len() >= OUTPUT_LIMIT || moved >= WORK_LIMIT || crowded {
                 self.unfinished = true;
                 break;
             }

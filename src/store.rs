@@ -70,6 +70,9 @@ pub struct Session {
     /// Bytes of records read and appended since this was last 0: what the requests
     /// have cost, which is not to be seen from their length.
     pub moved: u64,
+    /// The log has outrun compaction since this was last false: see
+    /// [`Store::wait_for_room`].
+    pub crowded: bool,
     /// The records that were read last; so a get allocates nothing.
     pub(crate) recent: Recent,
     pub(crate) draft: Draft,
@@ -96,8 +99,13 @@ pub struct Store {
     /// When the log's end passes this position, the janitor is called; u64::MAX once
     /// it has been.
     pub(crate) call_at: AtomicU64,
+    /// When the log's end passes this position, compaction is outrun, and who writes
+    /// has to wait for it.
+    pub(crate) full_at: AtomicU64,
     /// Where the janitor waits; true when it has been called.
     pub(crate) janitor_call: (Mutex<bool>, Condvar),
+    /// Where writers wait: how often there was room again.
+    pub(crate) room: (Mutex<u64>, Condvar),
     /// What compaction could not read; it does not run again.
     pub(crate) compaction_stopped: OnceLock<LogError>,
     total_items: AtomicU64,
@@ -179,7 +187,9 @@ impl Store {
             index,
             flush_due: AtomicU64::new(flush_due),
             call_at: AtomicU64::new(0),
+            full_at: AtomicU64::new(u64::MAX),
             janitor_call: (Mutex::new(false), Condvar::new()),
+            room: (Mutex::new(0), Condvar::new()),
             compaction_stopped: OnceLock::new(),
             total_items: AtomicU64::new(0),
             damaged_reads: AtomicU64::new(0),
@@ -347,6 +357,7 @@ impl Store {
         let place = self.log.append(&mut session.draft, session.now)?;
         session.moved += place.end - place.start;
         session.depend(place.end);
+        session.crowded |= place.end > self.full_at.load(Relaxed);
         if place.end > self.call_at.load(Relaxed) {
             self.call_at.store(u64::MAX, Relaxed);
             *lock(&self.janitor_call.0) = true;

@@ -18,6 +18,9 @@ use std::time::{Duration, Instant};
 /// How often timeouts are looked at, and the janitor makes its round.
 pub(crate) const ROUND: Duration = Duration::from_secs(1);
 
+/// How long a worker waits for compaction before it writes on.
+const CROWDED_WAIT: Duration = Duration::from_millis(10);
+
 /// The token of a worker's waker; connections have their index.
 const WAKER: usize = usize::MAX;
 
@@ -91,6 +94,7 @@ impl<P: Poller> Worker<P> {
     /// Serves every connection that is ready: the way of a request, from here on.
     fn tick(&mut self, ready: &mut Vec<usize>, now: Instant) {
         self.context.session.now = unix_now();
+        self.context.session.crowded = false;
         // A connection that can go on without new input may have some all the same.
         // One whose replies wait is not read from, and would be reported ever again.
         let poller = &mut self.poller;
@@ -148,6 +152,9 @@ impl<P: Poller> Worker<P> {
                 }
                 _ => self.finish(token, &committed, now),
             }
+        }
+        if self.context.session.crowded {
+            self.pool.service.store.wait_for_room(CROWDED_WAIT);
         }
     }
 
