@@ -222,7 +222,7 @@ impl Dialect {
     pub fn write_reply(self, reply: &Reply, out: &mut Vec<u8>) {
         match self.phrase(reply) {
             Some(phrase) => out.extend_from_slice(phrase.as_bytes()),
-            None => append(out, format_args!("{reply}")),
+            None => reply.write_line(out),
         }
         out.extend_from_slice(self.line_end());
     }

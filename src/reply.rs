@@ -1,7 +1,7 @@
 //! memcached's text protocol, the server's half: [`Reply`] <-> bytes. Pure. Every
 //! phrase that goes out over the wire stands here.
 
-use crate::words::{Words, append, unsigned};
+use crate::words::{Words, append, append_number, unsigned};
 use std::fmt;
 
 /// What `version` answers: the memcached whose text protocol this is. Clients choose
@@ -121,7 +121,21 @@ impl Reply {
 
     /// Puts the line behind `out`.
     pub fn write_to(&self, out: &mut Vec<u8>) {
-        append(out, format_args!("{self}\r\n"));
+        self.write_line(out);
+        out.extend_from_slice(b"\r\n");
+    }
+
+    /// The same, without the line's end.
+    pub(crate) fn write_line(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.phrase().as_bytes());
+        match self {
+            Reply::Number(number) => append_number(out, *number),
+            Reply::Version(text) | Reply::ServerError(text) => {
+                out.extend_from_slice(text.as_bytes());
+            }
+            Reply::Refused(error) => append(out, format_args!("{error}")),
+            _ => {}
+        }
     }
 
     /// The reply that a line without its end is; `None` for a refusal, and for what
@@ -142,14 +156,9 @@ impl Reply {
 
 impl fmt::Display for Reply {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str(self.phrase())?;
-        match self {
-            Reply::Number(number) => write!(f, "{number}"),
-            Reply::Version(version) => f.write_str(version),
-            Reply::Refused(error) => write!(f, "{error}"),
-            Reply::ServerError(why) => f.write_str(why),
-            _ => Ok(()),
-        }
+        let mut line = Vec::new();
+        self.write_line(&mut line);
+        f.write_str(&String::from_utf8_lossy(&line))
     }
 }
 
@@ -163,9 +172,13 @@ pub fn write_value(
 ) {
     out.extend_from_slice(b"VALUE ");
     out.extend_from_slice(key);
-    append(out, format_args!(" {flags} {}", value.len()));
+    out.push(b' ');
+    append_number(out, flags.into());
+    out.push(b' ');
+    append_number(out, value.len() as u64);
     if let Some(unique) = unique {
-        append(out, format_args!(" {unique}"));
+        out.push(b' ');
+        append_number(out, unique);
     }
     out.extend_from_slice(b"\r\n");
     out.extend_from_slice(value);

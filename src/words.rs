@@ -64,6 +64,21 @@ pub(crate) fn printable(bytes: &[u8]) -> String {
     text
 }
 
+/// Puts a decimal number behind `out`. For the replies that there are most of:
+/// formatting costs several times as much.
+pub(crate) fn append_number(out: &mut Vec<u8>, mut number: u64) {
+    let mut digits = [0; 20];
+    let mut start = digits.len();
+    loop {
+        start -= 1;
+        digits[start] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break out.extend_from_slice(&digits[start..]);
+        }
+    }
+}
+
 /// Puts formatted text behind `out`.
 pub(crate) fn append(out: &mut Vec<u8>, text: fmt::Arguments) {
     out.write_fmt(text).expect("writing to memory does not fail");
