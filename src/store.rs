@@ -26,7 +26,7 @@
 
 pub use crate::commands::{Counted, Item, Stored, expiry};
 use crate::disk::{Directory, Disk, OwnerLock};
-use crate::index::{Entry, Index, Shard};
+use crate::index::{Entry, Index, Shard, shard_of};
 use crate::lock;
 use crate::log::{Generation, Log, LogError, Result, SyncMode};
 use crate::recent::Recent;
@@ -164,24 +164,27 @@ impl Store {
     ) -> std::result::Result<(Store, Option<Torn>), OpenError> {
         let index = Index::new();
         let mut flush_due = 0;
+        // Nobody else is here yet: each lock is taken once.
+        let mut shards = index.all();
         let each = |position, record: &Record| {
             let entry = Entry::new(position, record.value.len(), record.exptime);
             match record.kind {
                 Kind::Set if !entry.is_expired(now) => {
-                    index.shard(record.key).insert(record.key, entry);
+                    shards[shard_of(record.key)].insert(record.key, entry);
                 }
                 Kind::Set | Kind::Delete => {
-                    index.shard(record.key).remove(record.key, 0);
+                    shards[shard_of(record.key)].remove(record.key, 0);
                 }
                 Kind::Flush => {
                     flush_due = record.exptime;
                     if flush_due == 0 {
-                        index.all().iter_mut().for_each(|shard| shard.clear(0));
+                        shards.iter_mut().for_each(|shard| shard.clear(0));
                     }
                 }
             }
         };
         let (log, torn) = replay::open(disk, &options.settings, options.sync, each)?;
+        drop(shards);
         let store = Store {
             log,
             index,
