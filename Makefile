@@ -1,6 +1,6 @@
 # `make` lists the targets. Everything here is a thin shell around cargo.
 
-.PHONY: help build test check run demo designs bench bench-against docs clean \
+.PHONY: help build test check run demo designs bench bench-against bench-growth docs clean \
   test-against test-idle interop
 
 help: ## list the targets
@@ -51,6 +51,13 @@ interop: ## have pymemcache, a client in Python, try the server
 
 designs: ## measure six ways to store, and draw docs/designs.svg
 	cargo run --release --example designs -- docs/designs.svg
+
+BENCH = $(or $(CARGO_TARGET_DIR),target)/release/driver --bench --seconds 2
+bench-growth: ## how it grows: keys, values, connections
+	cargo build --release
+	for keys in 10000 100000 1000000 10000000; do $(BENCH) --conns 50 --set 0.1 --keys $$keys; done
+	for value in 50 4096 1000000; do $(BENCH) --conns 50 --set 0.1 --keys 100 --value $$value; done
+	$(BENCH) --conns 1,50,400,1000,10000 --set 0.1
 
 docs: ## the documentation of the code, as HTML
 	cargo doc --no-deps --document-private-items
