@@ -163,8 +163,11 @@ struct Row {
 
 /// Drives the servers through the sweep, prints the table and draws the charts.
 pub fn run(options: &Options) -> Result {
-    // A connection may need two, see `bench/load.rs`. The children inherit the limit.
-    let wanted = 2 * options.most_connections() + OTHER_DESCRIPTORS;
+    // A connection needs two where a batch may not fit into the socket's buffer at
+    // once, see `bench/load.rs`. The children inherit the limit.
+    let batch = options.pipeline * (options.key_size + options.value_size);
+    let each = if batch > 16 << 10 { 2 } else { 1 };
+    let wanted = each * options.most_connections() + OTHER_DESCRIPTORS;
     os::raise_descriptor_limit(wanted as u64).map_err(|possible| {
         format!(
             "{wanted} open files are needed and the system allows {possible}; raise it \

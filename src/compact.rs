@@ -19,8 +19,11 @@
 //! A pending flush is, by the rotation itself, since it has yet to come.
 //!
 //! At rest a directory is at most about twice the length of its live records, or
-//! 4 MiB. While compacting it is up to three times that length and 8 MiB: who writes
-//! faster than compaction can read is made to wait for it.
+//! 4 MiB. While compacting it is up to about three times that length and 8 MiB.
+//!
+//! - C5: who writes faster than compaction can read is made to wait for it, and never
+//!   for good: each time for some milliseconds at most, and not at all for a compaction
+//!   that has failed.
 
 use crate::lock;
 use crate::log::{Generation, LogError, Result};
@@ -73,7 +76,7 @@ impl Store {
             if result.is_ok() {
                 self.compaction_is_due();
             } else {
-                // Who waits for what can't be done waits for nothing.
+                // C5: who waits for what can't be done waits for nothing.
                 self.full_at.store(u64::MAX, Relaxed);
             }
             *lock(&self.room.0) += 1;
@@ -133,8 +136,9 @@ impl Store {
         // C3
         self.log.retire(old, clock())?;
         // With its last descriptor go a removed file's blocks, which takes the system
-        // as long as all the rest; meanwhile writers could go on.
-        thread::spawn(move || drop(generations));
+        // as long as all the rest; meanwhile writers could go on. Without a thread for
+        // it they wait.
+        let _ = thread::Builder::new().spawn(move || drop(generations));
         Ok(())
     }
 

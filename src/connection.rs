@@ -8,7 +8,8 @@
 //!
 //! Three moments, which the worker keeps apart: [`Connection::receive`] reads and
 //! executes, the worker commits for all its connections at once, and only then
-//! [`Connection::flush`] lets the replies leave.
+//! [`Connection::flush`] lets the replies leave. Between the last two a connection may
+//! be *parked*, and its worker does other things, until the log is safe.
 //!
 //! - V1: replies leave after the commit of what they depend on, or not at all.
 //! - V2: what a connection holds is bounded: one unfinished request and one read,
@@ -123,7 +124,8 @@ impl Connection {
         self.closing && self.output.is_empty()
     }
 
-    /// Whether it has been idle, or in the middle of a request, for too long.
+    /// Whether it has been idle, or in the middle of a request, for too long. One that
+    /// is parked waits for us.
     pub fn is_overdue(
         &self,
         now: Instant,
@@ -131,7 +133,8 @@ impl Connection {
         request: Option<Duration>,
     ) -> bool {
         let limit = if self.is_idle() { idle } else { request };
-        limit.is_some_and(|limit| now.duration_since(self.since) > limit)
+        !self.is_parked()
+            && limit.is_some_and(|limit| now.duration_since(self.since) > limit)
     }
 
     /// Whether its replies wait for the log.

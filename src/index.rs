@@ -200,9 +200,10 @@ mod tests {
         assert_eq!(size_of::<(Key, Entry)>(), 40);
         for len in [0, 1, SHORT, SHORT + 1, 250] {
             let bytes = vec![b'k'; len];
-            let key: &[u8] = &bytes;
-            assert_eq!(Key::new(key).borrow(), key);
-            assert_eq!(matches!(Key::new(key), Key::Long(_)), len > SHORT);
+            let key = Key::new(&bytes);
+            let borrowed: &[u8] = key.borrow();
+            assert_eq!(borrowed, &bytes[..]);
+            assert_eq!(matches!(key, Key::Long(_)), len > SHORT);
         }
     }
 

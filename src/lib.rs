@@ -19,9 +19,11 @@
 //!    log give the record a position and put it into its tail in memory (`log.rs`), and
 //!    points the index there. `STORED` goes into the connection's output buffer, and
 //!    the connection remembers that it *depends on* that position.
-//! 4. When all connections of the tick have been served so, the worker commits once
-//!    for all of them: the tail is written to the file, and synced. Workers that wait
-//!    for the same sync share it.
+//! 4. When all connections of the tick have been served so, there is one commit for all
+//!    of them: the tail is written to the file, and synced. The worker has the syncer
+//!    (`syncer.rs`) do it and goes on with its other connections; those that wait are
+//!    *parked*. If all of its connections wait, it commits itself. Whoever waits for
+//!    the same sync shares it.
 //! 5. Only then do the replies leave, one write a connection.
 //!
 //! Pull the plug before 4 is done, and the client was told nothing. Pull it after, and
@@ -30,9 +32,9 @@
 //!
 //! A `get` goes the same way, by `Context::get` and `Store::get`: it looks the position
 //! up, reads the record from the file (that is, from the page cache) or from the log's
-//! tail, checks its sum, and answers. It commits, too: if another connection has just
-//! written what it shows, it waits until that is safe. A reply never shows what a crash
-//! could take back.
+//! tail, unless this worker has read it lately (`recent.rs`), checks its sum, and
+//! answers. It commits, too: if another connection has just written what it shows, it
+//! waits until that is safe. A reply never shows what a crash could take back.
 //!
 //! # The modules, bottom up
 //!
@@ -43,12 +45,13 @@
 //! | [`disk`] | the few file operations, behind a trait that tests can stand in for |
 //! | [`log`] | the data files: append, commit, read |
 //! | [`walk`], [`replay`] | reading files back, and what to do with damage |
-//! | `index`, [`store`], [`commands`] | where each key's record stands; what each command means |
+//! | `index`, `recent` | where each key's record stands; records that were read lately |
+//! | [`store`], [`commands`] | what an answer depends on; what each command means |
 //! | [`compact`] | live records move to the next file, the old file goes |
 //! | [`words`], [`reply`], [`protocol`], [`dialect`] | bytes <-> requests, and replies <-> bytes |
 //! | [`os`] | the few system calls that the standard library lacks |
 //! | [`stats`], [`service`] | from a request to its reply |
-//! | [`connection`], [`listener`], `pool`, `worker`, [`server`] | sockets: who is served, by whom, and when |
+//! | [`connection`], [`listener`], `syncer`, `pool`, `worker`, [`server`] | sockets: who is served, by whom, and when |
 //! | [`client`], `syntax`, [`shell`] | the other end: as a library, and as a program |
 //! | [`driver`], [`random`] | scenarios with real processes |
 //! | [`mod@bench`], [`chart`] | how fast it is, in numbers and pictures |

@@ -1,9 +1,10 @@
 //! The log: an append-only sequence of records over one or two files.
 //!
 //! A *position* is one 64-bit number over all that was ever appended, and is never
-//! used twice (but for what a power cut took back in `every-second`). A file (*generation* n, `0000000001.kv` and up) says in its header
-//! at which position it begins, its base; the next one begins where it ends. Three
-//! positions move, in this order, and never back:
+//! used twice (but for what a power cut took back in `every-second`). A file
+//! (*generation* n, `0000000001.kv` and up) says in its header at which position it
+//! begins, its base; the next one begins where it ends. Three positions move, in this
+//! order, and never back:
 //!
 //! ```text
 //!   base                     synced             written             end
@@ -14,7 +15,8 @@
 //!
 //! [`Log::append`] only copies a record to the tail. [`Log::commit`] makes a
 //! position as safe as the mode asks: one write for all that has gathered in the
-//! tail and, in `always`, one sync for everybody who waits (*group commit*).
+//! tail and, in `always`, one sync for everybody who waits (*group commit*). In
+//! `always` the newest file is longer than what is written: zeros follow, as room.
 //!
 //! Invariants, which `docs/file.md` explains:
 //! - L1: a record is appended once, at `end`, and its bytes never change.

@@ -5,13 +5,16 @@
 //! kept here can be out of date: an update of a key is a record at another position.
 //! Nobody else reads or writes it, so there is no lock. Each record is in the one slot
 //! that its position chooses, and goes when another one is read into that slot. The
-//! sum is checked at every use, as if it had just been read (F1).
+//! sum is checked at every use, as if it had just been read (F1). What the price is: as
+//! long as a copy is here, damage to the record on disk is not noticed.
 //!
 //! Left out: large records, whose copy costs more than the call that fetches them.
 
 use crate::log::Result;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// Slots, and the longest record that is kept, in bytes: 4 MiB at most.
+/// Slots, and the longest record that is kept, in bytes: 4 MiB at most, and as much
+/// again where a vector has grown by doubling.
 const SLOTS: usize = 4096;
 const SLOT_SIZE: usize = 1024;
 
@@ -25,10 +28,11 @@ pub(crate) struct Recent {
     large: Vec<u8>,
 }
 
-#[derive(Clone, Default)]
+#[derive(Default)]
 struct Slot {
-    /// Where the record stands; 0, where none does, if there is nothing here.
-    position: u64,
+    /// Where the record stands; 0, where none does, if there is nothing here. Who finds
+    /// the record damaged has borrowed it, and changes this all the same.
+    position: AtomicU64,
     bytes: Vec<u8>,
 }
 
@@ -48,17 +52,17 @@ impl Recent {
             return read(&mut self.large[..len]);
         }
         if self.slots.is_empty() {
-            self.slots.resize(SLOTS, Slot::default());
+            self.slots.resize_with(SLOTS, Slot::default);
         }
         let slot = &mut self.slots[slot_of(position)];
-        if slot.position != position {
+        if slot.position.load(Relaxed) != position {
             // If reading fails halfway, nothing may pass for what was here.
-            slot.position = 0;
+            slot.position.store(0, Relaxed);
             slot.bytes.resize(len, 0);
             if !read(&mut slot.bytes)? {
                 return Ok(false);
             }
-            slot.position = position;
+            slot.position.store(position, Relaxed);
         }
         Ok(true)
     }
@@ -70,11 +74,112 @@ impl Recent {
             false => &self.slots[slot_of(position)].bytes,
         }
     }
+
+    /// The record at `position` was found damaged: perhaps only this copy is.
+    pub(crate) fn forget(&self, position: u64) {
+        if let Some(slot) = self.slots.get(slot_of(position)) {
+            slot.position.store(0, Relaxed);
+        }
+    }
 }
 
-/// Multiplied with a number whose bits are well mixed (2^64 / the golden ratio), positions that
-/// are multiples of a record's length spread over all slots.
+/// Multiplied with a number whose bits are well mixed (2^64 / the golden ratio),
+/// positions that are multiples of a record's length spread over the slots; twice, since
+/// once is bad for lengths that are Fibonacci's numbers.
 fn slot_of(position: u64) -> usize {
-    let mixed = position.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    (mixed >> (64 - SLOTS.ilog2())) as usize
+    let mix = |number: u64| number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mixed = mix(position);
+    (mix(mixed ^ (mixed >> 32)) >> (64 - SLOTS.ilog2())) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::LogError;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    /// Loads a record of `len` times `byte`; returns whether it had to be read.
+    fn load(recent: &mut Recent, position: u64, len: usize, byte: u8) -> bool {
+        let mut was_read = false;
+        let loaded = recent.load(position, len, |buffer| {
+            was_read = true;
+            buffer.fill(byte);
+            Ok(true)
+        });
+        assert_eq!(loaded, Ok(true));
+        assert_eq!(recent.bytes(position, len), vec![byte; len]);
+        was_read
+    }
+
+    /// Two positions that have the same slot.
+    fn rivals() -> (u64, u64) {
+        let first = 40;
+        let second = (first + 1..).find(|&p| slot_of(p) == slot_of(first));
+        (first, second.unwrap())
+    }
+
+    #[test]
+    fn a_position_is_read_once_until_another_takes_its_slot() {
+        let mut recent = Recent::default();
+        let (first, second) = rivals();
+        assert!(load(&mut recent, first, 100, b'1'));
+        assert!(!load(&mut recent, first, 100, b'1'));
+        assert!(load(&mut recent, second, 50, b'2'));
+        assert!(!load(&mut recent, second, 50, b'2'));
+        assert!(load(&mut recent, first, 100, b'1'));
+    }
+
+    #[test]
+    fn a_read_that_ends_early_leaves_nothing_that_passes() {
+        type Read = fn(&mut [u8]) -> Result<bool>;
+        let reads: [Read; 3] = [
+            |_| Err(LogError::Read("failed".into())),
+            |_| Ok(false),
+            |_| panic!("as the test asked"),
+        ];
+        for read in reads {
+            let mut recent = Recent::default();
+            let (first, second) = rivals();
+            load(&mut recent, first, 100, b'1');
+            let ended = catch_unwind(AssertUnwindSafe(|| {
+                recent.load(second, 100, |buffer| {
+                    buffer[..50].fill(b'2');
+                    read(buffer)
+                })
+            }));
+            assert!(!matches!(ended, Ok(Ok(true))));
+            assert!(load(&mut recent, first, 100, b'1'));
+            assert!(load(&mut recent, second, 100, b'2'));
+        }
+    }
+
+    #[test]
+    fn large_records_are_read_each_time() {
+        let mut recent = Recent::default();
+        assert!(load(&mut recent, 40, 3 * SLOT_SIZE, b'1'));
+        assert!(load(&mut recent, 40, 3 * SLOT_SIZE, b'1'));
+        // A shorter one shows nothing of a longer one before it.
+        assert!(load(&mut recent, 5000, SLOT_SIZE + 1, b'2'));
+        assert!(load(&mut recent, 5000, SLOT_SIZE + 1, b'3'));
+        assert!(load(&mut recent, 9000, SLOT_SIZE, b'4'));
+        assert!(!load(&mut recent, 9000, SLOT_SIZE, b'4'));
+    }
+
+    #[test]
+    fn what_was_forgotten_is_read_again() {
+        let mut recent = Recent::default();
+        recent.forget(40);
+        load(&mut recent, 40, 100, b'1');
+        recent.forget(40);
+        assert!(load(&mut recent, 40, 100, b'2'));
+    }
+
+    #[test]
+    fn neighbours_in_a_file_spread_over_the_slots() {
+        for step in [55, 89, 289, 300, 377, 610, 1024, 4096] {
+            let slots: std::collections::HashSet<usize> =
+                (0..SLOTS as u64).map(|i| slot_of(40 + i * step)).collect();
+            assert!(slots.len() > SLOTS / 2, "{} for {step}", slots.len());
+        }
+    }
 }

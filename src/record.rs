@@ -15,11 +15,12 @@
 //! INT_ORDER. A record's integers are in INT_ORDER. A key shorter than KEY_SIZE
 //! is padded with zeros.
 //!
-//! The record's sum runs over its body, then its head, then its position. The
-//! body can so be summed before the log's lock is taken; what is known only
-//! under that lock (position, cas, synced) comes last, with the head, 37 bytes in all.
-//! And with the position in the sum, the bytes of a record inside some value, or left
-//! over from an earlier life of the disk, never pass for a record.
+//! The record's sum runs over its body, but for the padding, then over its head. The
+//! body can so be summed before the log's lock is taken; what is known only under that
+//! lock (cas, synced) comes last, with the head, 29 bytes in all. The padding is
+//! compared with zero. And the position is XORed into the sum, so that the bytes of a
+//! record inside some value, or left over from an earlier life of the disk, never pass
+//! for a record.
 
 use crate::crc::crc32;
 use std::fmt;

@@ -6,7 +6,8 @@
 //!
 //! - R1: a *torn tail*. No record behind the damage says that the damaged place was
 //!   ever safe. Nothing acknowledged is in it that was synced before a later
-//!   record was made. It is kept aside as `NAME.torn`, cut off, and said.
+//!   record was made. It is kept aside as `NAME.torn`, cut off, and said. Zeros at the
+//!   end are room that the log had made; they are cut off without a word.
 //! - R2: *damage to what once was safe*. A later record says so. Cutting there would
 //!   lose acknowledged data without a word, so the server refuses to start.
 //!

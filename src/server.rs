@@ -12,13 +12,16 @@
 //! with its worker. A worker waits for the first of its connections to become ready
 //! and does what can be done for all that are, then commits once: one write and one
 //! sync serve every connection of the tick (group commit). It never waits for a
-//! client.
+//! client; for the disk, only where all of its connections do: otherwise the thread in
+//! `syncer.rs` waits, and the connections whose replies depend on it are *parked*.
 //!
 //! - W1: no reply of a tick leaves before the tick's commit (with V1).
 //! - W2: a panic in a request costs that connection and nobody else; under a lock it
 //!   ends the process, which is safe.
 //! - W3: a connection that closes makes its place free, for one that waits.
 //! - W4: running out of descriptors costs the newcomer and nobody else.
+//! - W5: a parked connection is not read from, and is gone on with after the first round
+//!   of the syncer that can decide about its replies.
 //!
 //! There is no shutdown: what was acknowledged is safe at any moment, so a kill will
 //! do. Left out: moving connections between workers, so one worker can be busier than

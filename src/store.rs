@@ -317,6 +317,7 @@ impl Store {
     ) -> Result<Record<'b>> {
         let bytes = recent.bytes(entry.position, self.record_len(entry));
         self.log.decode(bytes, entry.position).inspect_err(|_| {
+            recent.forget(entry.position);
             self.damaged_reads.fetch_add(1, Relaxed);
         })
     }

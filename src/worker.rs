@@ -95,6 +95,7 @@ impl<P: Poller> Worker<P> {
     fn tick(&mut self, ready: &mut Vec<usize>, now: Instant) {
         self.context.session.now = unix_now();
         self.context.session.crowded = false;
+        let woken = ready.contains(&WAKER);
         // A connection that can go on without new input may have some all the same.
         // One whose replies wait is not read from, and would be reported ever again.
         let poller = &mut self.poller;
@@ -106,9 +107,10 @@ impl<P: Poller> Worker<P> {
                 false
             }
             Some(Some(connection)) => !connection.can_resume(),
-            _ => token == WAKER,
+            _ => false,
         });
-        ready.append(&mut self.resumable);
+        // Those that stopped come first: where the log is crowded, only one gets on.
+        ready.splice(0..0, self.resumable.drain(..));
         let mut depends_on = 0;
         for &token in &*ready {
             if let Some(Some(connection)) = self.connections.get_mut(token) {
@@ -142,18 +144,22 @@ impl<P: Poller> Worker<P> {
             round = self.pool.syncer.ask(depends_on);
         }
         for &token in &*ready {
-            match token {
-                WAKER => {
-                    self.welcome(now);
-                    self.unpark(now);
-                }
-                _ if round != 0 && self.is_waiting(token) => {
-                    self.parked.push((token, round));
-                }
-                _ => self.finish(token, &committed, now),
+            match round != 0 && self.is_waiting(token) {
+                true => self.parked.push((token, round)),
+                false => self.finish(token, &committed, now),
             }
         }
+        // W5: behind that. A round that ends in the middle of a tick wakes us for those
+        // that have just been parked, too.
+        if woken {
+            self.welcome(now);
+            self.unpark(now);
+        }
         if self.context.session.crowded {
+            if self.resumable.first() == ready.first() {
+                // It got on, so the next time it is another one's turn.
+                self.resumable.rotate_left(1);
+            }
             self.pool.service.store.wait_for_room(CROWDED_WAIT);
         }
     }

@@ -6,20 +6,22 @@
 
 mod common;
 
-use common::TempDir;
 use common::disk::{
-    Call, Faulty, How, contents, files, put_files, records, short, value,
+    Call, Faulty, How, contents, files, put_files, records, short, value, written,
 };
+use common::{REPLY_TIMEOUT, TempDir};
 use memcached_lite::log::{LogError, SyncMode};
 use memcached_lite::random::Random;
-use memcached_lite::record::HEADER_LEN;
+use memcached_lite::record::{HEADER_LEN, Header};
 use memcached_lite::store::{Options, Session, Store};
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::mpsc;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 const NOW: u64 = 1_000_000_000;
 const FIRST: &str = "0000000001.kv";
@@ -353,6 +355,154 @@ fn the_old_file_is_safe_to_its_end_before_the_new_one_has_a_name() {
     let (_left, store) = after_power_cut(&t.disk, 0);
     assert_eq!(store.figures().generations, 2);
     assert_eq!(contents(&store, &[b"early", b"late"], NOW).len(), 2);
+}
+
+#[test]
+fn a_rotation_cuts_off_the_room_at_the_end_of_the_old_file() {
+    // Before the new file begins, at the position where the old one ends.
+    let calls: [&'static [Call]; 3] = [&[Call::Open], &[Call::Rename], &[Call::Remove]];
+    for calls in calls {
+        let t = Fixture::new();
+        write_all_sorts(&t);
+        let before = contents(&t.store, &SORTS, NOW);
+        let room = files(t.directory.path())[FIRST].len();
+        t.disk.fail_here(calls, 0, How::Stop);
+        t.compact().unwrap_err();
+        let left = files(t.directory.path());
+        let old = &left[FIRST];
+        assert!(old.len() + 100_000 < room);
+        assert_eq!(old.len(), written(old).len());
+        for (_, new) in left.iter().filter(|(name, _)| *name == SECOND) {
+            assert_eq!(Header::decode(new).unwrap().base, old.len() as u64);
+        }
+        let (_left, store) = after_power_cut(&t.disk, 0);
+        assert_eq!(contents(&store, &SORTS, NOW), before);
+    }
+}
+
+#[test]
+fn the_new_file_of_a_rotation_has_room_of_its_own() {
+    let t = Fixture::new();
+    write_all_sorts(&t);
+    t.compact().unwrap();
+    t.put("k", b"v");
+    let bytes = &files(t.directory.path())[SECOND];
+    assert!(bytes.len() > written(bytes).len() + 100_000);
+}
+
+/// Overwrites one key until the log is full, at most with so many MiB.
+fn fill(store: &Store, session: &mut Session, mebibytes: usize) {
+    for _ in 0..mebibytes * 18 {
+        store.set(session, b"big", 0, 0, &[b'v'; 60_000]).unwrap();
+        if session.crowded {
+            return;
+        }
+    }
+}
+
+#[test]
+fn who_writes_too_fast_waits_until_compaction_is_through() {
+    // C5
+    let t = Fixture::new();
+    let mut session = Session::at(NOW);
+    fill(&t.store, &mut session, 5);
+    assert!(!session.crowded);
+    // There is room: nobody waits.
+    let store = &t.store;
+    let start = Instant::now();
+    store.wait_for_room(REPLY_TIMEOUT);
+    assert!(start.elapsed() < REPLY_TIMEOUT);
+    let hold = t.disk.hold(Call::Remove);
+    thread::scope(|scope| {
+        let janitor = scope.spawn(|| t.store.tend(&|| NOW));
+        hold.wait_for(1);
+        fill(&t.store, &mut session, 10);
+        assert!(session.crowded);
+        let end = t.store.figures().log_end;
+        assert!((7 << 20..9 << 20).contains(&end), "{end}");
+        // It is let go when its time is over, and goes on when there is room.
+        t.store.wait_for_room(Duration::from_millis(1));
+        let (sender, waits) = mpsc::channel();
+        let waiter = scope.spawn(move || {
+            let start = Instant::now();
+            sender.send(()).unwrap();
+            store.wait_for_room(REPLY_TIMEOUT);
+            start.elapsed()
+        });
+        waits.recv().unwrap();
+        thread::yield_now();
+        assert!(!waiter.is_finished());
+        drop(hold);
+        janitor.join().unwrap().unwrap();
+        assert!(waiter.join().unwrap() < REPLY_TIMEOUT);
+    });
+    session.crowded = false;
+    fill(&t.store, &mut session, 1);
+    assert!(!session.crowded);
+}
+
+#[test]
+fn nobody_waits_for_a_compaction_that_failed() {
+    // C5
+    for is_damaged in [false, true] {
+        let t = Fixture::new();
+        let mut session = Session::at(NOW);
+        fill(&t.store, &mut session, 5);
+        if is_damaged {
+            t.store.commit(&session).unwrap();
+            let path = t.directory.path().join(FIRST);
+            let file = fs::OpenOptions::new().write(true).open(path).unwrap();
+            file.write_all_at(b"damage", 1000).unwrap();
+        } else {
+            t.disk.fail(&[Call::Remove], 0, How::Always);
+        }
+        for _ in 0..3 {
+            t.store.tend(&|| NOW).unwrap_err();
+            session.crowded = false;
+            fill(&t.store, &mut session, 10);
+            assert!(!session.crowded);
+            let start = Instant::now();
+            t.store.wait_for_room(REPLY_TIMEOUT);
+            assert!(start.elapsed() < REPLY_TIMEOUT);
+            if is_damaged {
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn with_writers_that_wait_a_directory_stays_within_its_bound() {
+    // C5
+    let t = Fixture::new();
+    let mut session = Session::at(NOW);
+    let value = [b'v'; 30_000];
+    t.store.set(&mut session, b"k0", 0, 0, &value).unwrap();
+    t.store.tend(&|| NOW).unwrap();
+    let done = AtomicBool::new(false);
+    let mut peak = 0;
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(SeqCst) {
+                t.store.wait_for_call(Duration::from_millis(10));
+                t.store.tend(&|| NOW).unwrap();
+            }
+        });
+        for round in 0..1500 {
+            let key = format!("k{}", round % 10);
+            session.crowded = false;
+            t.store.set(&mut session, key.as_bytes(), 0, 0, &value).unwrap();
+            t.store.commit(&session).unwrap();
+            let figures = t.store.figures();
+            peak = peak.max(figures.log_bytes + (256 << 10));
+            if session.crowded {
+                t.store.wait_for_room(REPLY_TIMEOUT);
+            }
+        }
+        done.store(true, SeqCst);
+    });
+    let live = t.store.figures().live_bytes;
+    assert!(peak < 3 * live + (8 << 20), "{peak} with {live} live");
 }
 
 #[test]

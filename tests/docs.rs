@@ -31,7 +31,7 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 /// The pages that are chapters, beside README.md and docs/README.md.
-const CHAPTERS: [&str; 8] = [
+const CHAPTERS: [&str; 9] = [
     "docs/protocol.md",
     "docs/dialects.md",
     "docs/file.md",
@@ -40,6 +40,7 @@ const CHAPTERS: [&str; 8] = [
     "docs/client.md",
     "docs/driver.md",
     "docs/designs.md",
+    "docs/measuring.md",
 ];
 
 #[test]

@@ -61,6 +61,13 @@ on_both_pollers! {
     a_reply_waits_for_its_commit
     the_connections_of_a_tick_share_one_sync
     a_failed_commit_costs_the_replies_that_depend_on_it
+    while_a_sync_runs_the_others_on_the_worker_are_served
+    what_a_parked_connection_sends_waits_and_is_answered_in_order
+    a_parked_connection_that_leaves_hurts_nobody_and_frees_its_place
+    a_failed_round_costs_who_waited_for_it_and_the_next_one_nobody
+    a_failed_sync_costs_all_who_waited_for_it
+    nobody_is_closed_while_parked
+    in_a_crowded_log_everybody_has_a_turn
     a_panic_costs_one_connection
     a_free_place_is_given_to_the_one_that_waits
 }
@@ -85,7 +92,11 @@ fn expect(mut stream: impl Read, expected: impl AsRef<[u8]>) {
     assert!(received == expected, "{:?}, not {:?}", show(received), show(expected));
 }
 
-fn ask(mut stream: impl Read + Write, request: impl AsRef<[u8]>, reply: &str) {
+fn ask(
+    mut stream: impl Read + Write,
+    request: impl AsRef<[u8]>,
+    reply: impl AsRef<[u8]>,
+) {
     send(&mut stream, request);
     expect(&mut stream, reply);
 }
@@ -114,6 +125,11 @@ fn set(key: &str, value: &[u8]) -> Vec<u8> {
 fn hit(key: &str, value: &[u8]) -> Vec<u8> {
     let line = format!("VALUE {key} 0 {}\r\n", value.len());
     [line.as_bytes(), value, b"\r\n"].concat()
+}
+
+/// The same as the only one.
+fn only(key: &str, value: &[u8]) -> Vec<u8> {
+    [&hit(key, value)[..], b"END\r\n"].concat()
 }
 
 /// Bytes of every kind, others for each seed.
@@ -472,7 +488,7 @@ fn the_connections_of_a_tick_share_one_sync<P: Poller>() {
     let hold = disk.hold(Call::Sync);
     send(&streams[0], set("k", b"x"));
     hold.wait_for(1);
-    // The worker waits, so all of these are there when it looks again.
+    // They wait for the next round together, if it is not the worker that waits.
     for stream in &streams[1..] {
         send(stream, set("k", b"x"));
     }
@@ -497,7 +513,8 @@ fn a_failed_commit_costs_the_replies_that_depend_on_it<P: Poller>() {
     let hold = disk.hold(Call::Sync);
     send(&writer, set("k", b"x"));
     hold.wait_for(1);
-    // Both come to the same tick, whose commit fails.
+    // What the writer sends now is read when its first reply has left, and its commit
+    // fails.
     disk.fail(&[Call::Sync], 0, How::Once);
     send(&writer, [set("k", b"y"), set("k", b"z"), b"version\r\n".to_vec()].concat());
     send(&reader, "get safe\r\n");
@@ -510,6 +527,237 @@ fn a_failed_commit_costs_the_replies_that_depend_on_it<P: Poller>() {
     // A failed sync is final.
     send(&reader, set("k", b"x"));
     expect(&reader, "SERVER_ERROR ");
+}
+
+/// A server with one worker, and `count` connections that it has adopted. One that is
+/// silent is enough to have the others parked.
+fn one_worker<P: Poller>(disk: &Faulty, count: usize) -> (SocketAddr, Vec<TcpStream>) {
+    let addr = serve_on::<P>(disk.clone(), 1);
+    let streams: Vec<_> = (0..count).map(|_| connect(addr).expect("connect")).collect();
+    for stream in &streams {
+        ask(stream, "get k\r\n", "END\r\n");
+    }
+    (addr, streams)
+}
+
+/// V1, W1, W5
+fn while_a_sync_runs_the_others_on_the_worker_are_served<P: Poller>() {
+    let data = TempDir::new();
+    let disk = Faulty::new(data.path());
+    let (addr, streams) = one_worker::<P>(&disk, 3);
+    let [writer, reader, third] = &streams[..] else { panic!() };
+    ask(third, set("safe", b"old"), STORED);
+    let hold = disk.hold(Call::Sync);
+    send(writer, set("k", b"new"));
+    hold.wait_for(1);
+    for _ in 0..3 {
+        ask(third, "get safe\r\n", only("safe", b"old"));
+    }
+    // What it shows is not safe, so it waits as well, and still the third does not.
+    send(reader, "get k\r\n");
+    ask(third, "get safe\r\n", only("safe", b"old"));
+    // Somebody new wakes the worker, in whose tick there may be others.
+    let newcomer = connect(addr).expect("connect");
+    ask(&newcomer, "get safe\r\n", only("safe", b"old"));
+    assert!(is_silent(writer) && is_silent(reader), "told before it was safe");
+    drop(hold);
+    expect(writer, STORED);
+    expect(reader, only("k", b"new"));
+}
+
+/// V2, W5
+fn what_a_parked_connection_sends_waits_and_is_answered_in_order<P: Poller>() {
+    let data = TempDir::new();
+    let disk = Faulty::new(data.path());
+    let (_, streams) = one_worker::<P>(&disk, 2);
+    let (writer, other) = (&streams[0], &streams[1]);
+    let hold = disk.hold(Call::Sync);
+    send(writer, [set("n", b"1"), b"incr n 1\r\n".to_vec()].concat());
+    hold.wait_for(1);
+    // In two parts, of which the first ends in the middle of a request.
+    send(writer, "incr n 1\r\nincr n 1\r\nset k 0 0 5\r\nhe");
+    ask(other, "get nothing\r\n", "END\r\n");
+    send(writer, "llo\r\nget n\r\nquit\r\n");
+    // The first incr was read together with the set, the others were not read.
+    assert_eq!(stat(other, "cmd_set"), 1);
+    assert_eq!(stat(other, "incr_hits"), 1);
+    assert!(is_silent(writer), "told before it was safe");
+    drop(hold);
+    expect(writer, "STORED\r\n2\r\n3\r\n4\r\nSTORED\r\nVALUE n 0 1\r\n4\r\nEND\r\n");
+    assert_eq!(show(&rest(writer)), "");
+    ask(other, "get k\r\n", "VALUE k 0 5\r\nhello\r\nEND\r\n");
+}
+
+/// W3, W5
+fn a_parked_connection_that_leaves_hurts_nobody_and_frees_its_place<P: Poller>() {
+    let data = TempDir::new();
+    let disk = Faulty::new(data.path());
+    let (addr, mut streams) = one_worker::<P>(&disk, 4);
+    let other = streams.pop().expect("a stream");
+    let [closes, resets, half] = &streams[..] else { panic!() };
+    // Who closes with something unread resets.
+    send(resets, "get k\r\n");
+    resets.peek(&mut [0]).expect("a reply");
+    let hold = disk.hold(Call::Sync);
+    for (stream, key) in [(closes, "a"), (resets, "b"), (half, "c")] {
+        send(stream, set(key, b"x"));
+    }
+    hold.wait_for(1);
+    until(|| stat(&other, "cmd_set") == 3);
+    half.shutdown(Shutdown::Write).expect("shutdown");
+    let half = streams.pop().expect("a stream");
+    drop(streams);
+    for _ in 0..3 {
+        assert_eq!(stat(&other, "curr_connections"), 4);
+    }
+    drop(hold);
+    assert_eq!(rest(&half), STORED.as_bytes());
+    until(|| stat(&other, "curr_connections") == 1);
+    for key in ["a", "b", "c"] {
+        ask(&other, format!("get {key}\r\n"), only(key, b"x"));
+    }
+    // Their places are good for others, who are parked in their turn.
+    let newcomers = [connect(addr), connect(addr), connect(addr)];
+    let newcomers = newcomers.map(|stream| stream.expect("connect"));
+    let hold = disk.hold(Call::Sync);
+    newcomers.iter().for_each(|stream| send(stream, set("a", b"y")));
+    hold.wait_for(1);
+    until(|| stat(&other, "cmd_set") == 6);
+    assert!(newcomers.iter().all(is_silent), "told before it was safe");
+    drop(hold);
+    newcomers.iter().for_each(|stream| expect(stream, STORED));
+}
+
+/// V1, W5
+fn a_failed_round_costs_who_waited_for_it_and_the_next_one_nobody<P: Poller>() {
+    let data = TempDir::new();
+    let disk = Faulty::new(data.path());
+    let (_, streams) = one_worker::<P>(&disk, 5);
+    let [first, second, third, reader, other] = &streams[..] else { panic!() };
+    ask(other, set("safe", b"old"), STORED);
+    let hold = disk.hold(Call::Sync);
+    send(first, set("a", b"1"));
+    hold.wait_for(1);
+    send(second, set("b", b"2"));
+    send(third, set("c", b"3"));
+    send(reader, "get a\r\n");
+    until(|| stat(other, "cmd_set") == 4 && stat(other, "get_hits") == 1);
+    // What the first round does is written. What the second is to do is not.
+    disk.fail(&[Call::Write], 0, How::Always);
+    drop(hold);
+    expect(first, STORED);
+    for stream in [second, third] {
+        let told = String::from_utf8(rest(stream)).expect("text");
+        assert!(
+            told.starts_with("SERVER_ERROR ") && told.ends_with("\r\n"),
+            "{told:?}"
+        );
+        assert_eq!(told.lines().count(), 1, "{told:?}");
+    }
+    expect(reader, only("a", b"1"));
+    disk.heal();
+    ask(first, set("d", b"4"), STORED);
+    ask(
+        other,
+        "get d safe\r\n",
+        "VALUE d 0 1\r\n4\r\nVALUE safe 0 3\r\nold\r\nEND\r\n",
+    );
+}
+
+/// V1, W5
+fn a_failed_sync_costs_all_who_waited_for_it<P: Poller>() {
+    let data = TempDir::new();
+    let disk = Faulty::new(data.path());
+    let (_, streams) = one_worker::<P>(&disk, 3);
+    let [writer, reader, other] = &streams[..] else { panic!() };
+    let hold = disk.hold(Call::Sync);
+    disk.fail(&[Call::Sync], 0, How::Once);
+    send(writer, set("k", b"x"));
+    hold.wait_for(1);
+    send(reader, [&b"get k\r\n"[..], b"version\r\n"].concat());
+    ask(other, "get nothing\r\n", "END\r\n");
+    drop(hold);
+    for stream in [writer, reader] {
+        let told = String::from_utf8(rest(stream)).expect("text");
+        assert!(told.starts_with("SERVER_ERROR "), "{told:?}");
+        assert_eq!(told.lines().count(), 1, "{told:?}");
+    }
+    // L4: it was final, and who asks for what was safe is served.
+    send(other, set("k", b"y"));
+    assert!(line(other).starts_with("SERVER_ERROR "));
+    ask(other, "get nothing\r\n", "END\r\n");
+}
+
+/// W5
+fn nobody_is_closed_while_parked<P: Poller>() {
+    let data = TempDir::new();
+    let disk = Faulty::new(data.path());
+    let limit = Some(Duration::from_millis(200));
+    let options = Options {
+        threads: 1,
+        idle_timeout: limit,
+        request_timeout: limit,
+        ..options(Path::new(""), SyncMode::Always)
+    };
+    let store = Store::on_disk(Box::new(disk.clone()), &options.store, 0);
+    let server = server::Server::with_store(options, store.expect("open").0);
+    let addr: SocketAddr = run::<P>(server.expect("start")).parse().expect("address");
+    let (idle, writer) = (connect(addr).expect("connect"), connect(addr));
+    let writer = writer.expect("connect");
+    ask(&idle, "get k\r\n", "END\r\n");
+    let hold = disk.hold(Call::Sync);
+    send(&writer, set("k", b"x"));
+    hold.wait_for(1);
+    ask(&idle, "get nothing\r\n", "END\r\n");
+    // It is closed by a look at the clock at which the writer has waited longer.
+    assert_eq!(show(&rest(&idle)), "");
+    let newcomer = connect(addr).expect("connect");
+    ask(&newcomer, "get nothing\r\n", "END\r\n");
+    assert!(is_silent(&writer), "told before it was safe, or closed");
+    drop(hold);
+    expect(&writer, STORED);
+}
+
+/// C5
+fn in_a_crowded_log_everybody_has_a_turn<P: Poller>() {
+    let data = TempDir::new();
+    let disk = Faulty::new(data.path());
+    let options =
+        Options { threads: 1, ..options(Path::new(""), SyncMode::EverySecond) };
+    let store = Store::on_disk(Box::new(disk.clone()), &options.store, 0);
+    let server = server::Server::with_store(options, store.expect("open").0);
+    let addr: SocketAddr = run::<P>(server.expect("start")).parse().expect("address");
+    let [greedy, second, reader] = [0; 3].map(|_| connect(addr).expect("connect"));
+    ask(&reader, set("k", b"x"), STORED);
+    ask(&second, "get k\r\n", only("k", b"x"));
+    // Compaction is held where it would remove the old file, so there is no room.
+    let hold = disk.hold(Call::Remove);
+    let big = value(0, 100_000);
+    for _ in 0..60 {
+        ask(&greedy, set("big", &big), STORED);
+    }
+    hold.wait_for(1);
+    let until_full = (0..200).take_while(|_| {
+        ask(&greedy, set("big", &big), STORED);
+        stat(&reader, "log_end") < (8 << 20)
+    });
+    assert!(until_full.count() < 100);
+    // Two who always have more to write, and one who reads.
+    let many = set("k", b"y").repeat(2000);
+    send(&greedy, &many);
+    send(&second, &many);
+    let start = Instant::now();
+    for _ in 0..5 {
+        ask(&reader, "get nothing\r\n", "END\r\n");
+    }
+    // The first may come before them, and each other one waits 10 ms with them.
+    assert!(start.elapsed() > Duration::from_millis(20), "nobody waited");
+    expect(&greedy, STORED);
+    expect(&second, STORED);
+    assert!(stat(&reader, "cmd_set") < 1000, "nobody waited");
+    drop(hold);
+    expect(&greedy, STORED.repeat(1999));
+    expect(&second, STORED.repeat(1999));
 }
 
 /// A disk that panics at the next read once it is told to.

@@ -1041,6 +1041,105 @@ fn a_damaged_record_is_answered_with_an_error_and_its_neighbours_with_their_valu
 }
 
 #[test]
+fn a_small_record_is_read_once_by_each_session() {
+    let t = Fixture::short();
+    t.put(b"small", b"value");
+    t.put(b"large", &[b'v'; 2000]);
+    for (key, again) in [(&b"small"[..], 0), (b"large", 1)] {
+        let (mut one, mut other) = (Session::at(NOW), Session::at(NOW));
+        t.disk.forget();
+        for (session, reads) in [(&mut one, 1), (&mut other, 2)] {
+            assert!(t.store.get(session, key).unwrap().is_some());
+            assert_eq!(t.disk.count(Call::Read), reads + again * (reads - 1));
+            assert!(t.store.get(session, key).unwrap().is_some());
+            assert_eq!(t.disk.count(Call::Read), reads + again * reads);
+        }
+    }
+}
+
+#[test]
+fn no_change_is_hidden_by_what_a_session_has_read() {
+    // L1: what was read before stands at another position.
+    let t = Fixture::short();
+    let mut reader = Session::at(NOW);
+    let mut x = Session::at(NOW);
+    let s = &t.store;
+    type Change<'a> = &'a mut dyn FnMut() -> Option<&'static str>;
+    let changes: [Change; 9] = [
+        &mut || s.set(&mut x, b"k", 0, 0, b"1").map(|_| Some("1")).unwrap(),
+        &mut || {
+            s.append(&mut Session::at(NOW), b"k", b"2").map(|_| Some("12")).unwrap()
+        },
+        &mut || s.incr(&mut Session::at(NOW), b"k", 7).map(|_| Some("19")).unwrap(),
+        &mut || s.touch(&mut Session::at(NOW), b"k", 50).map(|_| Some("19")).unwrap(),
+        &mut || s.compact(&|| NOW).map(|_| Some("19")).unwrap(),
+        &mut || s.delete(&mut Session::at(NOW), b"k").map(|_| None).unwrap(),
+        &mut || {
+            s.add(&mut Session::at(NOW), b"k", 0, 0, b"x").map(|_| Some("x")).unwrap()
+        },
+        &mut || s.compact(&|| NOW).map(|_| Some("x")).unwrap(),
+        &mut || s.flush_all(&mut Session::at(NOW), 0).map(|_| None).unwrap(),
+    ];
+    for (number, change) in changes.into_iter().enumerate() {
+        let expected = change();
+        for _ in 0..2 {
+            let item = s.get(&mut reader, b"k").unwrap();
+            let seen = item.map(|item| item.value.to_vec());
+            assert_eq!(seen, expected.map(Vec::from), "after change {number}");
+        }
+    }
+}
+
+#[test]
+fn damage_is_not_seen_by_who_has_a_copy_and_not_kept_by_who_saw_it() {
+    // F1
+    let t = Fixture::short();
+    t.put(b"k", b"value");
+    let good = t.file();
+    let (mut before, mut after) = (Session::at(NOW), Session::at(NOW));
+    assert!(t.store.get(&mut before, b"k").unwrap().is_some());
+    let path = t.directory.path().join(FIRST);
+    let mut bad = good.clone();
+    bad[records(&good)[0].end - 1] ^= 1;
+    fs::write(&path, bad).unwrap();
+    for _ in 0..2 {
+        assert_eq!(t.store.get(&mut before, b"k").unwrap().unwrap().value, b"value");
+        let answer = t.store.get(&mut after, b"k").err();
+        assert!(matches!(answer, Some(LogError::Damaged { .. })), "{answer:?}");
+    }
+    fs::write(&path, good).unwrap();
+    assert_eq!(t.store.get(&mut after, b"k").unwrap().unwrap().value, b"value");
+}
+
+#[test]
+fn the_file_has_room_ahead_where_each_reply_waits_for_a_sync() {
+    for sync in [SyncMode::Always, SyncMode::EverySecond] {
+        let mut t = Fixture::new(Options { sync, ..short(16) });
+        t.put(b"a", b"1");
+        let room = if sync == SyncMode::Always { 256 << 10 } else { 0 };
+        let written = 40 + 54;
+        assert_eq!(t.file().len(), written + room);
+        t.disk.forget();
+        t.put(b"a", b"2");
+        // Asked for once in a while, and not each time.
+        assert_eq!(t.disk.count(Call::Truncate), 0);
+        t.restart_at(NOW);
+        assert_eq!(t.file().len(), written + 54);
+        assert_eq!(t.value(b"a", NOW), text("2"));
+        // Without it, a write makes the file longer, as if nothing had been asked.
+        t.disk.fail(&[Call::Truncate], 0, How::Always);
+        t.put(b"a", b"3");
+        t.put(b"a", b"4");
+        assert_eq!(t.file().len(), written + 3 * 54);
+        t.disk.heal();
+        t.put(b"a", b"5");
+        assert_eq!(t.file().len(), written + 4 * 54 + room);
+        t.restart_at(NOW);
+        assert_eq!(t.value(b"a", NOW), text("5"));
+    }
+}
+
+#[test]
 fn a_file_that_was_cut_under_a_running_store_is_damage() {
     let t = Fixture::short();
     t.put(b"k", b"v");
