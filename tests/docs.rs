@@ -10,6 +10,7 @@
 //! | `` `make test` ``, `` `cargo run ...` `` | it can be run |
 //! | `` `TAIL_LIMIT` (1048576 bytes) `` | the constant has that value |
 //! | `` `--conn-limit` (1024) `` | the option has that default |
+//! | `src/log.rs` with a number of lines, in the README | it has about so many |
 //! | `[text](page.md)`, `![text](picture.svg)` | the file is there |
 //! | `**L2**` | its module, a place in the code and a test say it, too |
 //!
@@ -219,6 +220,35 @@ fn links_lead_somewhere() {
         assert!(linked.contains(&path), "docs/README.md does not link {chapter}");
     }
     report(&failures);
+}
+
+#[test]
+fn the_readme_counts_the_lines_as_they_are() {
+    let readme = fs::read_to_string(root().join("README.md")).expect("README.md");
+    let (mut failures, mut count) = (Vec::new(), 0);
+    for row in readme.lines().filter(|line| line.starts_with("| ")) {
+        let cells: Vec<&str> = row.split(" | ").collect();
+        let [_, files, lines, ..] = cells[..] else { continue };
+        let Ok(said) = lines.replace(',', "").parse::<usize>() else { continue };
+        count += 1;
+        let paths = files.split('`').skip(1).step_by(2);
+        let is: usize = paths.map(|path| lines_without_tests(&root().join(path))).sum();
+        if is.abs_diff(said) > is / 20 + 10 {
+            failures.push(format!("{files}: {said} lines, there are {is}"));
+        }
+    }
+    assert!(count > 0, "the README counts no lines");
+    report(&failures);
+}
+
+/// Of a file, or of all in a directory.
+fn lines_without_tests(path: &Path) -> usize {
+    if path.is_dir() {
+        let entries = fs::read_dir(path).expect("a directory");
+        return entries.map(|e| lines_without_tests(&e.expect("entry").path())).sum();
+    }
+    let text = fs::read_to_string(path).expect("text");
+    text.lines().take_while(|line| *line != "#[cfg(test)]").count()
 }
 
 #[test]
