@@ -57,7 +57,7 @@ bench-growth: ## how it grows: keys, values, connections
 	cargo build --release
 	for keys in 10000 100000 1000000 10000000; do $(BENCH) --conns 50 --set 0.1 --keys $$keys; done
 	for value in 50 4096 1000000; do $(BENCH) --conns 50 --set 0.1 --keys 100 --value $$value; done
-	$(BENCH) --conns 1,50,400,1000,10000 --set 0.1
+	$(BENCH) --conns 1,50,400,1000,9000 --set 0.1
 
 docs: ## the documentation of the code, as HTML
 	cargo doc --no-deps --document-private-items

@@ -39,10 +39,9 @@ impl Contestant {
     pub fn ours(options: &Options, directory: &Path, items: &Items) -> Result<Self> {
         let mut command = stage::myself("server", "127.0.0.1", "0")?;
         command.args(["--idle-exit", "3"]);
-        // Beside those that are measured: the visitor, and those that are being closed,
-        // which are as many where each request has a connection of its own.
-        let closing = if options.reconnect { options.most_connections() } else { 0 };
-        let limit = options.most_connections() + closing + 64;
+        // Beside those that are measured: the visitor, and those of the point before,
+        // or of the request before, that are being closed.
+        let limit = options.most_connections() * 2 + 16;
         command.args(["--conn-limit", &limit.to_string(), "--data"]);
         command.arg(directory.join("data")).args(&options.server);
         let (process, address) = listening(command.stdin(Stdio::null()))?;
