@@ -71,10 +71,10 @@ impl Store {
         self.flush_if_due(&mut session)?;
         self.reap(session.now);
         let mut result = Ok(());
-        if self.compaction_is_due() {
+        if self.plan_compaction() {
             result = self.compact(clock);
             if result.is_ok() {
-                self.compaction_is_due();
+                self.plan_compaction();
             } else {
                 // C5: who waits for what can't be done waits for nothing.
                 self.full_at.store(u64::MAX, Relaxed);
@@ -85,9 +85,9 @@ impl Store {
         result
     }
 
-    /// Also decides at which lengths of the log that is asked again, and writers have
-    /// to wait.
-    fn compaction_is_due(&self) -> bool {
+    /// Decides at which length of the log the janitor is called again, and at which
+    /// writers have to wait. True if compaction is due now.
+    fn plan_compaction(&self) -> bool {
         if self.compaction_stopped.get().is_some() {
             return false;
         }
