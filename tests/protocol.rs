@@ -834,18 +834,7 @@ fn no_bytes_make_the_parser_panic_or_stand_still() {
             }
             _ => [request(random), request(random)].concat(),
         };
-        for _ in 0..random.below(4) {
-            if input.is_empty() {
-                break;
-            }
-            let at = random.below(input.len());
-            match random.below(4) {
-                0 => input[at] = random.pick(b" \r\n0-\0"),
-                1 => input[at] = random.bits() as u8,
-                2 => drop(input.remove(at)),
-                _ => input.truncate(at),
-            }
-        }
+        random.spoil(&mut input);
         let shown = input.clone();
         let result = std::panic::catch_unwind(|| consume(MEMCACHED, &input));
         assert!(result.is_ok(), "seed {seed}: {}", shown.escape_ascii());

@@ -37,6 +37,8 @@ pub trait Ingredients {
     /// A key that is good: any byte but those that end words and lines, and NUL.
     fn key(&mut self) -> Vec<u8>;
     fn value(&mut self) -> Vec<u8>;
+    /// Changes, removes or cuts off a few bytes.
+    fn spoil(&mut self, input: &mut Vec<u8>);
 }
 
 impl Ingredients for Random {
@@ -72,6 +74,21 @@ impl Ingredients for Random {
             _ => {
                 let len = self.below(200);
                 self.bytes(len)
+            }
+        }
+    }
+
+    fn spoil(&mut self, input: &mut Vec<u8>) {
+        for _ in 0..self.below(4) {
+            if input.is_empty() {
+                break;
+            }
+            let at = self.below(input.len());
+            match self.below(4) {
+                0 => input[at] = self.pick(b" \r\n0-\0"),
+                1 => input[at] = self.bits() as u8,
+                2 => drop(input.remove(at)),
+                _ => input.truncate(at),
             }
         }
     }
