@@ -2,14 +2,16 @@
 //!
 //! The log only grows, and most of what it holds was overwritten or deleted. When
 //! the garbage outweighs the live records, the janitor begins generation n+1 and
-//! sends all appends there. Then it walks generation n: what the index still points
-//! at is appended to n+1 like any other record. In the end n is removed. Clients go
-//! on reading and writing all the while.
+//! sends all appends there. Then it walks over those records of generation n that the
+//! index still points at, in their order in the file, and appends each to n+1 like any
+//! other record. In the end n is removed. Clients go on reading and writing all the
+//! while. What nobody needs any more is not looked at: neither its sum nor damage to it
+//! matters.
 //!
 //! - C1: a copy is appended under its key's shard lock, and only while the index
 //!   points at the original: so whatever n+1 says of a key is at least as new as
 //!   what n says, and replaying n, then n+1, is right after a crash at any step.
-//! - C2: the index is pointed at copies only once they are synced, so that no read
+//! - C2: the index is pointed at copies only once they are committed, so that no read
 //!   ever waits for compaction's bytes to become safe.
 //! - C3: so the old file goes only when all that is needed stands safe in the new.
 //! - C4: two generations at most. Where a start finds two, the walk is done again;
@@ -18,8 +20,8 @@
 //! Tombstones are not copied: what they deleted stood in n or before, and n goes.
 //! A pending flush is, by the rotation itself, since it has yet to come.
 //!
-//! At rest a directory is at most about twice the length of its live records, or
-//! 4 MiB. While compacting it is up to about three times that length and 8 MiB.
+//! At rest a directory is at most twice the length of its live records and 3 MiB. While
+//! compacting it is up to about three times that length and 8 MiB.
 //!
 //! - C5: who writes faster than compaction can read is made to wait for it, and never
 //!   for good: each time for some milliseconds at most, and not at all for a compaction
@@ -27,28 +29,29 @@
 
 use crate::lock;
 use crate::log::{Generation, LogError, Result};
-use crate::record::Kind;
 use crate::store::{Session, Store};
 use crate::walk::{Records, WalkError};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
 use std::time::Duration;
 
-/// Files up to this length in bytes are left alone.
-const SMALL: u64 = 4 << 20;
+/// Compaction begins when the log is longer than twice its live records by so many
+/// bytes: where there is little to keep, it would else run all the time.
+const SLACK: u64 = 3 << 20;
 
 /// Writers wait when the log is longer than three times its live records by so many
 /// bytes: they write faster than compaction can read.
 const FULL: u64 = 7 << 20;
 
-/// When so many bytes have been walked, what was copied of them is synced, and the index
-/// pointed at it.
+/// When so many bytes have been walked, what was copied of them is committed, and the
+/// index pointed at it.
 const BATCH: u64 = 1 << 20;
 
-/// Copies that the index does not point at yet: key, position of the original,
-/// position of the copy.
-type Copies = Vec<(Box<[u8]>, u64, u64)>;
+/// Copies that the index does not point at yet: key, position of the original, where
+/// the copy stands.
+type Copies = Vec<(Box<[u8]>, u64, Range<u64>)>;
 
 impl Store {
     /// Waits until the log has grown so much that compaction may be due, at most
@@ -92,7 +95,7 @@ impl Store {
             return false;
         }
         let figures = self.figures();
-        let limit = SMALL.max(2 * figures.live_bytes);
+        let limit = 2 * figures.live_bytes + SLACK;
         let generations = self.log.generations();
         let base = generations[0].base;
         self.call_at.store(base + limit, Relaxed);
@@ -152,23 +155,20 @@ impl Store {
         let mut copies = Copies::new();
         let mut batch_end = old.base + BATCH;
         let mut records = Records::new(self.log.disk(), self.log.format(), old, end);
-        loop {
-            match records.next() {
-                Ok(None) => break,
-                Ok(Some((position, record))) => {
-                    if record.kind == Kind::Set
-                        && let Some(copy) = self.copy(session, position, &record)?
-                    {
-                        copies.push((record.key.into(), position, copy));
-                    }
-                }
-                Err(WalkError::Damaged) => {
-                    let offset = records.position - old.base;
+        for position in self.index.positions_before(end) {
+            records.skip_to(position);
+            let record = match records.next() {
+                Ok(Some((_, record))) => record,
+                Ok(None) | Err(WalkError::Damaged) => {
+                    let offset = position - old.base;
                     return Err(LogError::Damaged { file: old.name(), offset });
                 }
                 Err(WalkError::Io(error)) => {
                     return Err(LogError::Read(error.to_string()));
                 }
+            };
+            if let Some(copy) = self.copy(session, position, &record)? {
+                copies.push((record.key.into(), position, copy));
             }
             if records.position >= batch_end {
                 batch_end = records.position + BATCH;
@@ -179,11 +179,13 @@ impl Store {
         self.finish(&mut copies, session)
     }
 
-    /// C2: syncs the copies, then points the index at them.
+    /// C2: commits the copies, then points the index at them. In `every-second` that is
+    /// a write: they are synced once, all of them, before the old file goes (C3).
     fn finish(&self, copies: &mut Copies, session: &Session) -> Result<()> {
-        self.log.sync(session.now)?;
-        for (key, from, to) in copies.drain(..) {
-            self.redirect(&key, from, to);
+        let end = copies.last().map_or(0, |(_, _, copy)| copy.end);
+        self.log.commit(end, session.now)?;
+        for (key, from, copy) in copies.drain(..) {
+            self.redirect(&key, from, copy.start);
         }
         Ok(())
     }

@@ -183,6 +183,17 @@ impl Index {
         }
     }
 
+    /// Where the records stand that are needed and stand before `end`, ascending.
+    pub(crate) fn positions_before(&self, end: u64) -> Vec<u64> {
+        let mut positions = Vec::new();
+        for shard in self.shards.iter().map(lock) {
+            let all = shard.entries.values().map(|entry| entry.position);
+            positions.extend(all.filter(|&position| position < end));
+        }
+        positions.sort_unstable();
+        positions
+    }
+
     /// How many entries there are, and the size of their values in bytes.
     pub(crate) fn totals(&self) -> (u64, u64) {
         self.shards.iter().map(lock).fold((0, 0), |(entries, bytes), shard| {

@@ -333,7 +333,7 @@ fn assess(mut records: Records) -> Result<Damage, OpenError> {
                 damage.was_safe |= record.synced > position;
             }
             Ok(None) => return Ok(damage),
-            Err(WalkError::Damaged) => records.step(),
+            Err(WalkError::Damaged) => records.skip_to(records.position + 1),
             Err(WalkError::Io(error)) => return Err(error.into()),
         }
     }

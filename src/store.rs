@@ -392,23 +392,19 @@ impl Store {
         session: &mut Session,
         position: u64,
         record: &Record,
-    ) -> Result<Option<u64>> {
-        let entry_here = |shard: &Shard| {
-            shard.entries.get(record.key).copied().filter(|e| e.position == position)
-        };
-        // Looked up twice, so that the copy is drafted without the lock.
-        if entry_here(&self.index.shard(record.key)).is_none() {
-            return Ok(None);
-        }
+    ) -> Result<Option<Range<u64>>> {
         session.draft.copy(self.log.format(), record);
         let mut shard = self.index.shard(record.key);
-        let Some(entry) = entry_here(&shard) else { return Ok(None) };
+        let found = shard.entries.get(record.key).copied();
+        let Some(entry) = found.filter(|entry| entry.position == position) else {
+            return Ok(None);
+        };
         if entry.is_expired(session.now) {
             shard.remove(record.key, self.end_of(entry));
             return Ok(None);
         }
         // C1
-        Ok(Some(self.append_draft(session)?.start))
+        Ok(Some(self.append_draft(session)?))
     }
 
     /// Points the index at a copy, unless the key has changed since.

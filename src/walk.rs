@@ -76,10 +76,10 @@ impl<'a> Records<'a> {
         Ok(Some((position, record)))
     }
 
-    /// Looks for the next record one byte further on: the way past damage.
-    pub(crate) fn step(&mut self) {
-        self.position += 1;
-        self.start += 1;
+    /// Goes on at `position`, further on: past damage, or past what nobody needs.
+    pub(crate) fn skip_to(&mut self, position: u64) {
+        self.start += (position - self.position) as usize;
+        self.position = position;
     }
 
     /// Sees to it that `count` bytes from `start` on are in the buffer.

@@ -452,7 +452,8 @@ fn nobody_waits_for_a_compaction_that_failed() {
             t.store.commit(&session).unwrap();
             let path = t.directory.path().join(FIRST);
             let file = fs::OpenOptions::new().write(true).open(path).unwrap();
-            file.write_all_at(b"damage", 1000).unwrap();
+            // The one record that is still needed.
+            file.write_all_at(b"damage", t.store.figures().log_end - 6).unwrap();
         } else {
             t.disk.fail(&[Call::Remove], 0, How::Always);
         }
@@ -629,7 +630,8 @@ fn damage_met_by_the_janitor_is_said_once() {
     }
     t.put("k", b"v");
     let mut bytes = files(t.directory.path())[FIRST].clone();
-    bytes[HEADER_LEN] ^= 1;
+    let needed = records(&bytes).last().unwrap().clone();
+    bytes[needed.end - 1] ^= 1;
     fs::write(t.directory.path().join(FIRST), bytes).unwrap();
     let error = t.store.tend(&|| NOW).unwrap_err();
     assert!(matches!(error, LogError::Damaged { .. }), "{error:?}");
@@ -637,7 +639,37 @@ fn damage_met_by_the_janitor_is_said_once() {
         assert_eq!(t.store.tend(&|| NOW), Ok(()));
     }
     assert_eq!(t.names(), [FIRST, SECOND]);
-    assert_eq!(t.value("k"), Some(b"v".into()));
+}
+
+#[test]
+fn moving_costs_as_many_syncs_as_the_mode_needs() {
+    // C2: a sync for each batch of copies where gets wait for it, else none.
+    let syncs = [SyncMode::Always, SyncMode::EverySecond].map(|sync| {
+        let mut t = Fixture::new();
+        t.store = t.disk.open(&Options { sync, ..options() }, NOW).unwrap().0;
+        for key in 0..100 {
+            t.put(&format!("k{key}"), &[b'v'; 60_000]);
+        }
+        t.disk.forget();
+        t.compact().unwrap();
+        t.disk.count(Call::Sync)
+    });
+    // The old file twice, the new one when it is made and when it holds all.
+    assert_eq!(syncs[1], 4);
+    assert!(syncs[0] >= syncs[1] + 4, "{syncs:?}");
+}
+
+#[test]
+fn damage_to_what_nobody_needs_goes_with_it() {
+    let t = Fixture::new();
+    t.put("k", b"old");
+    t.put("k", b"new");
+    let mut bytes = files(t.directory.path())[FIRST].clone();
+    bytes[HEADER_LEN..][..8].fill(0xff);
+    fs::write(t.directory.path().join(FIRST), bytes).unwrap();
+    assert_eq!(t.compact(), Ok(()));
+    assert_eq!(t.names(), [SECOND]);
+    assert_eq!(t.value("k"), Some(b"new".into()));
 }
 
 #[test]
