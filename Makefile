@@ -1,6 +1,6 @@
 # `make` lists the targets. Everything here is a thin shell around cargo.
 
-.PHONY: help build test check run demo designs bench bench-against bench-growth docs clean \
+.PHONY: help build test check run demo designs bench bench-against bench-redis bench-growth docs clean \
   test-against test-idle interop
 
 help: ## list the targets
@@ -35,6 +35,10 @@ bench: ## measure, with 50 to 400 connections: about a minute
 
 bench-against: ## the same beside ADDR=host:port, which is flushed: two minutes
 	cargo run --release --bin driver -- --bench --against $(ADDR)
+
+bench-redis: ## durable sets beside the Redis at ADDR=host:port, which is flushed
+	cargo run --release --bin driver -- --bench --conns 50,400 --set 1 --seconds 1 \
+	  --redis $(ADDR) -- --sync always
 
 # The client is installed once, below target/; only that needs the network.
 PYMEMCACHE = 4.0.0

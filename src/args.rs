@@ -111,6 +111,12 @@ pub const DRIVER: &[Spec] = &[
     spec("clients", None, "NUM", "so many clients in scenario 6 [10]"),
     spec("seed", None, "NUM", "play it with the same random numbers again"),
     spec("against", None, "ADDR", "drive the memcached at HOST:PORT, which is flushed"),
+    spec(
+        "redis",
+        None,
+        "ADDR",
+        "also measure the Redis at HOST:PORT, which is flushed",
+    ),
     spec("bench", None, "", "measure; words behind -- are options of our server"),
     spec("conns", None, "LIST", "connections at once, such as 50,400 [50,100 ... 400]"),
     spec("set", None, "RATIO", "share of sets, 0 to 1 [1, then 0, then 0.5]"),
@@ -121,7 +127,7 @@ pub const DRIVER: &[Spec] = &[
     spec("value", None, "BYTES", "length of a value [50]"),
     spec("keys", None, "NUM", "how many there are [10000]"),
     spec("seconds", None, "SECS", "for each figure [2; 0.5 with more than one pair]"),
-    spec("pairs", None, "NUM", "how often each [1; 5 with --against or --echo]"),
+    spec("pairs", None, "NUM", "how often each [1; 5 with other servers]"),
     spec("echo", None, "", "also measure a server that only reads and writes"),
     HELP,
     VERSION,
@@ -426,14 +432,14 @@ pub fn driver_options(args: &Args) -> Result<driver::Options, String> {
     Ok(driver::Options {
         seed: args.number("seed", 0..=u64::MAX)?.unwrap_or_else(Random::seed),
         clients: args.number("clients", 1..=100_000)?.unwrap_or(10),
-        against: against(args)?,
+        against: address(args, "against")?,
     })
 }
 
-fn against(args: &Args) -> Result<Option<String>, String> {
-    let Some(address) = args.text("against") else { return Ok(None) };
+fn address(args: &Args, name: &str) -> Result<Option<String>, String> {
+    let Some(address) = args.text(name) else { return Ok(None) };
     let port = address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
-    port.ok_or_else(|| format!("--against takes HOST:PORT, not {address}"))?;
+    port.ok_or_else(|| format!("--{name} takes HOST:PORT, not {address}"))?;
     Ok(Some(address.to_owned()))
 }
 
@@ -446,9 +452,10 @@ const MAX_BENCH_VALUE: usize = 1 << 20;
 
 /// The options of a benchmark.
 pub fn bench_options(args: &Args) -> Result<bench::Options, String> {
-    let against = against(args)?;
-    let is_sweep =
-        !["conns", "set", "pipeline", "reconnect"].iter().any(|name| args.has(name));
+    let (against, redis) = (address(args, "against")?, address(args, "redis")?);
+    let is_sweep = !["conns", "set", "pipeline", "reconnect", "redis"]
+        .iter()
+        .any(|name| args.has(name));
     let connections = match args.text("conns") {
         None => (1..=8).map(|step| step * 50).collect(),
         Some(list) => list
@@ -469,13 +476,18 @@ pub fn bench_options(args: &Args) -> Result<bench::Options, String> {
                 .into(),
         );
     }
+    if redis.is_some() && (reconnect || noreply.is_some_and(|share| share > 0.0)) {
+        return Err("Redis has no noreply and no quit that is answered as ours is: \
+                    leave out --noreply and --reconnect"
+            .into());
+    }
     let key_size = args.number("key", 1..=MAX_BENCH_KEY)?.unwrap_or(10);
     let keys = args.number("keys", 1..=10_000_000)?.unwrap_or(10_000);
     if keys > 10_usize.saturating_pow(key_size as u32) {
         return Err(format!("--keys {keys} are too many for --key {key_size}"));
     }
     let echo = args.has("echo");
-    let pairs = if against.is_some() || echo { 5 } else { 1 };
+    let pairs = if against.is_some() || redis.is_some() || echo { 5 } else { 1 };
     let pairs = args.number("pairs", 1..=1000)?.unwrap_or(pairs);
     let time = Duration::from_secs_f64(if pairs > 1 { 0.5 } else { 2.0 });
     let time = args.seconds("seconds")?.unwrap_or(time);
@@ -502,6 +514,7 @@ pub fn bench_options(args: &Args) -> Result<bench::Options, String> {
         // The same load each time, unless another is asked for.
         seed: args.number("seed", 0..=u64::MAX)?.unwrap_or(1),
         against,
+        redis,
         echo,
         reconnect,
         server,

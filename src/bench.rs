@@ -39,6 +39,8 @@
 //! say `--data DIR`, to have the data on a disk of another kind; what is there already
 //! is flushed, as that of the second server is.
 //!
+//! A Redis (`--redis`) is asked for the same keys in its own protocol.
+//!
 //! What the figures do not say:
 //!
 //! - A closed loop asks no faster than it is answered. When a server stalls, the
@@ -110,6 +112,8 @@ pub struct Options {
     pub seed: u64,
     /// `host:port` of a second server, which is flushed.
     pub against: Option<String>,
+    /// `host:port` of a Redis, which is flushed.
+    pub redis: Option<String>,
     /// The echo server is driven, too.
     pub echo: bool,
     /// Each server is driven a second time, with a connection for each request.
@@ -149,7 +153,7 @@ type Figures = [f64; COLUMNS.len()];
 /// What is driven, and how.
 #[derive(Clone, Copy)]
 struct Ride<'a> {
-    server: &'a Contestant,
+    server: &'a Contestant<'a>,
     reconnect: bool,
 }
 
@@ -174,7 +178,8 @@ pub fn run(options: &Options) -> Result {
              with `ulimit -Hn {wanted}` or use fewer --conns"
         )
     })?;
-    let items = Items::new(options.keys, options.key_size, options.value_size);
+    let Options { keys, key_size, value_size, .. } = *options;
+    let items = Items::new(keys, key_size, value_size);
     let stage = stage::Options { seed: options.seed, clients: 0, against: None };
     let stage = Stage::new(&stage)
         .map_err(|error| format!("no temporary directory: {error}"))?;
@@ -182,8 +187,13 @@ pub fn run(options: &Options) -> Result {
     if let Some(address) = &options.against {
         servers.push(Contestant::meet("against", address, &items)?);
     }
+    let redis_items;
+    if let Some(address) = &options.redis {
+        redis_items = Items::for_redis(keys, key_size, value_size);
+        servers.push(Contestant::meet_redis(address, &redis_items)?);
+    }
     if options.echo {
-        servers.push(Contestant::echo(options)?);
+        servers.push(Contestant::echo(options, &items)?);
     }
     let kinds: &[bool] = if options.reconnect { &[false, true] } else { &[false] };
     let rides = servers.iter().flat_map(|server| {
@@ -204,7 +214,7 @@ pub fn run(options: &Options) -> Result {
                 order.rotate_left(pair % rides.len());
                 for ride in order {
                     progress.step(rides[ride], &load);
-                    results[ride].push(rides[ride].measure(&load, &items)?);
+                    results[ride].push(rides[ride].measure(&load)?);
                 }
             }
             progress.hide();
@@ -237,9 +247,9 @@ impl Options {
 }
 
 impl Ride<'_> {
-    fn measure(self, load: &Load, items: &Items) -> Result<Figures> {
+    fn measure(self, load: &Load) -> Result<Figures> {
         let load = Load { reconnect: self.reconnect, ..load.clone() };
-        let measured = load::measure(self.server, &load, items);
+        let measured = load::measure(self.server, &load);
         let Ride { server: Contestant { name, address, .. }, .. } = self;
         measured
             .map(|m| figures(&m))

@@ -5,12 +5,13 @@ mod common;
 
 use assert_cmd::Command;
 use common::{Server, TempDir};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{self, Stdio};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -193,6 +194,60 @@ fn values_larger_than_any_buffer_come_through_in_batches() {
     );
 }
 
+/// Answers as a Redis does.
+fn answer_as_redis(
+    stream: TcpStream,
+    values: &Mutex<HashMap<String, String>>,
+) -> std::io::Result<()> {
+    let mut lines = BufReader::new(stream.try_clone()?).lines();
+    let mut next = || lines.next().unwrap_or(Ok(String::new()));
+    loop {
+        let line = next()?;
+        // The lengths are not looked at: no key or value here has a line's end in it.
+        let reply = match &line[..] {
+            "FLUSHALL" => "+OK\r\n".to_owned(),
+            "INFO server" => "$8\r\n# Server\r\n\r\n".to_owned(),
+            "*3" => {
+                let words: Vec<String> =
+                    (0..6).map(|_| next()).collect::<Result<_, _>>()?;
+                values.lock().unwrap().insert(words[3].clone(), words[5].clone());
+                "+OK\r\n".to_owned()
+            }
+            "*2" => {
+                let words: Vec<String> =
+                    (0..4).map(|_| next()).collect::<Result<_, _>>()?;
+                let value = values.lock().unwrap()[&words[3]].clone();
+                format!("${}\r\n{value}\r\n", value.len())
+            }
+            _ => return Ok(()),
+        };
+        (&stream).write_all(reply.as_bytes())?;
+    }
+}
+
+#[test]
+fn a_redis_is_measured_in_its_own_protocol() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let values = Arc::new(Mutex::new(HashMap::new()));
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let values = values.clone();
+            thread::spawn(move || answer_as_redis(stream, &values));
+        }
+    });
+    let run = bench(&format!(
+        "--seconds 0.05 --pairs 2 --conns 2 --set 0.5 --pipeline 4 --keys 50 --redis \
+         {address}"
+    ));
+    let servers = ["ours", "redis", "ours/redis"];
+    assert_eq!(run.names(), servers.map(|name| format!("{name} mixed 2 4")));
+    let other = Server::start(&[]);
+    let run = bench(&format!("--keys 5 --conns 1 --redis {}", other.addr));
+    let why = format!("driver: {}: it is not answered as by Redis\n", other.addr);
+    assert_eq!((run.code, run.stderr), (Some(1), why));
+}
+
 /// What a get of this key is answered with.
 type Value = fn(&str) -> String;
 
@@ -279,6 +334,8 @@ fn options_that_make_no_sense_are_refused_in_one_line() {
         ("--seconds 0", "--seconds takes more than 0 seconds"),
         ("--pairs 0", "--pairs takes a number from 1 to 1000, not 0"),
         ("--against 11211", "--against takes HOST:PORT, not 11211"),
+        ("--redis 6379", "--redis takes HOST:PORT, not 6379"),
+        ("--redis h:1 --noreply 0.5", "Redis has no noreply"),
         ("--reconnect --pipeline 2", "--reconnect is for single requests, "),
         ("--reconnect --noreply 0.5", "--reconnect is for single requests, "),
         ("-- --sync no", "--sync is always or every-second, not no"),

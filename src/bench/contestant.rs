@@ -1,14 +1,14 @@
 //! The servers that are driven: our own and the echo server, as child processes, and
-//! one that runs already.
+//! those that run already.
 
 use super::Options;
 use super::items::Items;
 use super::load::{self, broken};
 use crate::client::Client;
-use crate::driver::stage::{self, Process, Result};
+use crate::driver::stage::{self, PATIENCE, Process, Result};
 use crate::protocol::Topic;
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -18,11 +18,13 @@ use std::time::Duration;
 const TICK: Duration = Duration::from_millis(10);
 
 /// A server that is driven.
-pub struct Contestant {
+pub struct Contestant<'a> {
     /// What its rows are called.
     pub name: &'static str,
     /// Where it listens.
     pub address: SocketAddr,
+    /// What it is asked, in its words.
+    pub items: &'a Items,
     /// Its replies are long enough, and no more than that.
     pub is_echo: bool,
     /// Whose CPU time is looked at; `None` if it runs elsewhere.
@@ -34,9 +36,9 @@ pub struct Contestant {
     _process: Option<Process>,
 }
 
-impl Contestant {
+impl<'a> Contestant<'a> {
     /// Starts our server, its data below `directory`, and sets every key.
-    pub fn ours(options: &Options, directory: &Path, items: &Items) -> Result<Self> {
+    pub fn ours(options: &Options, directory: &Path, items: &'a Items) -> Result<Self> {
         let mut command = stage::myself("server", "127.0.0.1", "0")?;
         command.args(["--idle-exit", "3"]);
         // Beside those that are measured: the visitor, and those of the point before,
@@ -51,26 +53,65 @@ impl Contestant {
     }
 
     /// Empties a server that runs already, and sets every key.
-    pub fn meet(name: &'static str, address: &str, items: &Items) -> Result<Self> {
+    pub fn meet(name: &'static str, address: &str, items: &'a Items) -> Result<Self> {
         let mut visitor = stage::connect(address)?;
         let failed = |error| format!("{address}: {error}");
         visitor.flush_all(0).map_err(failed)?;
         let stats = visitor.stats(Topic::General).map_err(failed)?;
         let pid = stats.into_iter().find(|(name, _)| name == "pid");
-        // Of the addresses that a name may have, the one where somebody is.
         let stream = TcpStream::connect(address).map_err(broken)?;
-        let address = stream.peer_addr().map_err(broken)?;
-        // Elsewhere the same number is another process.
-        let pid = pid.filter(|_| address.ip().is_loopback());
         let pid = pid.and_then(|(_, pid)| pid.parse().ok());
+        let met = Contestant::fill(name, &stream, pid, items)?;
+        Ok(Contestant { _visitor: Some(visitor), ..met })
+    }
+
+    /// The same with a Redis.
+    pub fn meet_redis(address: &str, items: &'a Items) -> Result<Self> {
+        let mut stream = TcpStream::connect(address)
+            .map_err(|error| format!("can't connect to {address}: {error}"))?;
+        stream.set_read_timeout(Some(PATIENCE)).map_err(broken)?;
+        stream.write_all(b"FLUSHALL\r\nINFO server\r\n").map_err(broken)?;
+        let mut lines = BufReader::new(&stream).lines();
+        let mut next = || lines.next().transpose().map_err(broken);
+        if next()?.as_deref() != Some("+OK") {
+            return Err(format!("{address}: it is not answered as by Redis"));
+        }
+        let pid = loop {
+            let line = next()?.unwrap_or_default();
+            match line.strip_prefix("process_id:") {
+                Some(pid) => break pid.parse().ok(),
+                None if line.is_empty() => break None,
+                None => {}
+            }
+        };
+        Contestant::fill("redis", &stream, pid, items)
+    }
+
+    /// Sets every key of a server that runs already, and that says so of its process.
+    fn fill(
+        name: &'static str,
+        stream: &TcpStream,
+        pid: Option<u32>,
+        items: &'a Items,
+    ) -> Result<Self> {
+        // Of the addresses that a name may have, the one where somebody is.
+        let address = stream.peer_addr().map_err(broken)?;
         load::fill(address, items)
             .map_err(|why| format!("{name}, {address}: {why}"))?;
-        let (_visitor, _process) = (Some(visitor), None);
-        Ok(Contestant { name, address, is_echo: false, pid, _visitor, _process })
+        Ok(Contestant {
+            name,
+            address,
+            items,
+            is_echo: false,
+            // Elsewhere the same number is another process.
+            pid: pid.filter(|_| address.ip().is_loopback()),
+            _visitor: None,
+            _process: None,
+        })
     }
 
     /// Starts an echo server with as many threads as ours has.
-    pub fn echo(options: &Options) -> Result<Self> {
+    pub fn echo(options: &Options, items: &'a Items) -> Result<Self> {
         let mut command = stage::myself("echo", "127.0.0.1", "0")?;
         for (name, value) in [
             ("--threads", options.threads),
@@ -83,6 +124,7 @@ impl Contestant {
         Ok(Contestant {
             name: "echo",
             address: address.parse().map_err(|_| format!("no address: {address}"))?,
+            items,
             is_echo: true,
             pid: Some(process.0.id()),
             _visitor: None,

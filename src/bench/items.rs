@@ -20,7 +20,7 @@ pub const QUIT: &[u8] = b"quit\r\n";
 /// Values begin at so many places of the text.
 const PLACES: usize = 4096;
 
-/// Keys and values.
+/// Keys and values, and what stands around them in requests and replies.
 pub struct Items {
     /// How many keys there are.
     pub count: usize,
@@ -29,27 +29,67 @@ pub struct Items {
     /// The keys, one behind the other.
     keys: Vec<u8>,
     text: Vec<u8>,
-    /// What stands behind the key of a set.
-    set_tail: Vec<u8>,
-    noreply_tail: Vec<u8>,
-    /// What stands behind the key of a value.
-    value_tail: Vec<u8>,
+    words: Wording,
+}
+
+/// What a protocol has around keys and values of one length each.
+struct Wording {
+    /// Before the key of a set, and between it and the value.
+    set: [Vec<u8>; 2],
+    /// The latter for one that wants no reply.
+    noreply: Vec<u8>,
+    /// What a set is answered with.
+    stored: &'static [u8],
+    /// Before the key of a get.
+    get: Vec<u8>,
+    /// Before the key in a get's reply, if it says the key again.
+    hit: Option<&'static [u8]>,
+    /// Before the value there, and behind it.
+    value: [Vec<u8>; 2],
 }
 
 impl Items {
-    /// `count` keys of `key_len` bytes with values of `value_len`.
+    /// `count` keys of `key_len` bytes with values of `value_len`, in memcached's words.
     pub fn new(count: usize, key_len: usize, value_len: usize) -> Items {
+        let words = Wording {
+            set: [b"set ".into(), format!(" 0 0 {value_len}\r\n").into()],
+            noreply: format!(" 0 0 {value_len} noreply\r\n").into(),
+            stored: STORED,
+            get: b"get ".into(),
+            hit: Some(b"VALUE "),
+            value: [format!(" 0 {value_len}\r\n").into(), b"\r\nEND\r\n".into()],
+        };
+        Items::in_words(words, count, key_len, value_len)
+    }
+
+    /// The same in those of Redis, which has no noreply.
+    pub fn for_redis(count: usize, key_len: usize, value_len: usize) -> Items {
+        let key = format!("${key_len}\r\n");
+        let value = format!("${value_len}\r\n");
+        let words = Wording {
+            set: [
+                format!("*3\r\n$3\r\nSET\r\n{key}").into(),
+                format!("\r\n{value}").into(),
+            ],
+            noreply: Vec::new(),
+            stored: b"+OK\r\n",
+            get: format!("*2\r\n$3\r\nGET\r\n{key}").into(),
+            hit: None,
+            value: [value.into(), b"\r\n".into()],
+        };
+        Items::in_words(words, count, key_len, value_len)
+    }
+
+    fn in_words(
+        words: Wording,
+        count: usize,
+        key_len: usize,
+        value_len: usize,
+    ) -> Items {
         let keys = (0..count).map(|number| format!("{number:0>key_len$}"));
-        Items {
-            count,
-            key_len,
-            value_len,
-            keys: keys.collect::<String>().into_bytes(),
-            text: Random::new(0).text(value_len + PLACES).into_bytes(),
-            set_tail: format!(" 0 0 {value_len}\r\n").into_bytes(),
-            noreply_tail: format!(" 0 0 {value_len} noreply\r\n").into_bytes(),
-            value_tail: format!(" 0 {value_len}\r\n").into_bytes(),
-        }
+        let keys = keys.collect::<String>().into_bytes();
+        let text = Random::new(0).text(value_len + PLACES).into_bytes();
+        Items { count, key_len, value_len, keys, text, words }
     }
 
     fn key(&self, number: usize) -> &[u8] {
@@ -62,28 +102,36 @@ impl Items {
 
     /// Puts a set behind `out`.
     pub fn write_set(&self, number: usize, noreply: bool, out: &mut Vec<u8>) {
-        out.extend_from_slice(b"set ");
+        let [head, middle] = &self.words.set;
+        out.extend_from_slice(head);
         out.extend_from_slice(self.key(number));
-        let tail = if noreply { &self.noreply_tail } else { &self.set_tail };
-        out.extend_from_slice(tail);
+        out.extend_from_slice(if noreply { &self.words.noreply } else { middle });
         out.extend_from_slice(self.value(number));
         out.extend_from_slice(b"\r\n");
     }
 
+    /// What a set is answered with.
+    pub fn stored(&self) -> &[u8] {
+        self.words.stored
+    }
+
     /// Puts a get behind `out`.
     pub fn write_get(&self, number: usize, out: &mut Vec<u8>) {
-        out.extend_from_slice(b"get ");
+        out.extend_from_slice(&self.words.get);
         out.extend_from_slice(self.key(number));
         out.extend_from_slice(b"\r\n");
     }
 
     /// Puts the reply to a get behind `out`.
     pub fn write_value(&self, number: usize, out: &mut Vec<u8>) {
-        out.extend_from_slice(b"VALUE ");
-        out.extend_from_slice(self.key(number));
-        out.extend_from_slice(&self.value_tail);
+        if let Some(hit) = self.words.hit {
+            out.extend_from_slice(hit);
+            out.extend_from_slice(self.key(number));
+        }
+        let [before, behind] = &self.words.value;
+        out.extend_from_slice(before);
         out.extend_from_slice(self.value(number));
-        out.extend_from_slice(b"\r\nEND\r\n");
+        out.extend_from_slice(behind);
     }
 }
 
@@ -142,6 +190,29 @@ mod tests {
         let mut stored = Vec::new();
         Reply::Stored.write_to(&mut stored);
         assert_eq!(stored, STORED);
+    }
+
+    #[test]
+    fn redis_is_asked_in_its_own_words() {
+        let items = Items::for_redis(10, 3, 4);
+        let value = String::from_utf8_lossy(items.value(7)).into_owned();
+        let written = |write: &dyn Fn(&mut Vec<u8>)| {
+            let mut bytes = Vec::new();
+            write(&mut bytes);
+            String::from_utf8(bytes).unwrap()
+        };
+        assert_eq!(
+            written(&|out| items.write_set(7, false, out)),
+            format!("*3\r\n$3\r\nSET\r\n$3\r\n007\r\n$4\r\n{value}\r\n")
+        );
+        assert_eq!(
+            written(&|out| items.write_get(7, out)),
+            "*2\r\n$3\r\nGET\r\n$3\r\n007\r\n"
+        );
+        assert_eq!(
+            written(&|out| items.write_value(7, out)),
+            format!("$4\r\n{value}\r\n")
+        );
     }
 
     #[test]

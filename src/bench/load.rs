@@ -14,7 +14,7 @@
 use super::contestant::Contestant;
 use super::echo::FILLER;
 use super::histogram::Histogram;
-use super::items::{Items, QUIT, STORED};
+use super::items::{Items, QUIT};
 use crate::connection::READ_LIMIT;
 use crate::driver::stage::{PATIENCE, Result};
 use crate::os::{self, Best, Interest, Poller};
@@ -69,11 +69,7 @@ pub struct Measurement {
 }
 
 /// Drives a server.
-pub fn measure(
-    contestant: &Contestant,
-    load: &Load,
-    items: &Items,
-) -> Result<Measurement> {
+pub fn measure(contestant: &Contestant, load: &Load) -> Result<Measurement> {
     let threads = load.threads.min(load.connections);
     let barrier = Barrier::new(threads + 1);
     let mut seeds = Random::new(load.seed);
@@ -83,12 +79,11 @@ pub fn measure(
             let share = (load.connections + number) / threads;
             let (seed, barrier) = (seeds.bits(), &barrier);
             workers.push(scope.spawn(move || {
-                let ready =
-                    Generator::new(contestant, load, items, share, Random::new(seed))
-                        .and_then(|mut generator| {
-                            generator.run(Instant::now())?;
-                            Ok(generator)
-                        });
+                let ready = Generator::new(contestant, load, share, Random::new(seed))
+                    .and_then(|mut generator| {
+                        generator.run(Instant::now())?;
+                        Ok(generator)
+                    });
                 // Also after an error: the others wait here.
                 barrier.wait();
                 barrier.wait();
@@ -144,7 +139,7 @@ pub fn fill(address: SocketAddr, items: &Items) -> Result {
         connection.clear();
         for number in first..items.count.min(first + FILL_BATCH) {
             items.write_set(number, false, &mut connection.request);
-            connection.expected.extend_from_slice(STORED);
+            connection.expected.extend_from_slice(items.stored());
         }
         let sent = connection.stream.write_all(&connection.request);
         sent.map_err(broken)?;
@@ -172,9 +167,8 @@ struct Generator<'a> {
 
 impl<'a> Generator<'a> {
     fn new(
-        contestant: &Contestant,
+        contestant: &Contestant<'a>,
         load: &'a Load,
-        items: &'a Items,
         share: usize,
         random: Random,
     ) -> Result<Generator<'a>> {
@@ -191,7 +185,7 @@ impl<'a> Generator<'a> {
         }
         Ok(Generator {
             load,
-            items,
+            items: contestant.items,
             address,
             is_echo: contestant.is_echo,
             random,
@@ -264,7 +258,7 @@ impl<'a> Generator<'a> {
                 if noreply {
                     continue;
                 }
-                connection.expected.extend_from_slice(STORED);
+                connection.expected.extend_from_slice(self.items.stored());
             }
             answered += 1;
         }
