@@ -57,8 +57,10 @@ designs: ## measure six ways to store, and draw docs/designs.svg
 	cargo run --release --example designs -- docs/designs.svg
 
 BENCH = $(or $(CARGO_TARGET_DIR),target)/release/driver --bench --seconds 2
-bench-growth: ## how it grows: keys, values, connections
+bench-growth: ## how it grows: keys, values, connections; memory, starts, the disk
 	cargo build --release
+	cargo run --release --example growth
+	cargo run --release --example growth -- 10000000
 	for keys in 10000 100000 1000000 10000000; do $(BENCH) --conns 50 --set 0.1 --keys $$keys; done
 	for value in 50 4096 1000000; do $(BENCH) --conns 50 --set 0.1 --keys 100 --value $$value; done
 	$(BENCH) --conns 1,50,400,1000,9000 --set 0.1
