@@ -172,15 +172,19 @@ impl Store {
             }
             if records.position >= batch_end {
                 batch_end = records.position + BATCH;
+                let before = session.now;
                 session.now = clock();
                 self.finish(&mut copies, session)?;
+                // What others write is to be synced each second, also meanwhile.
+                if session.now > before {
+                    self.log.sync(session.now)?;
+                }
             }
         }
         self.finish(&mut copies, session)
     }
 
-    /// C2: commits the copies, then points the index at them. In `every-second` that is
-    /// a write: they are synced once, all of them, before the old file goes (C3).
+    /// C2: commits the copies, then points the index at them.
     fn finish(&self, copies: &mut Copies, session: &Session) -> Result<()> {
         let end = copies.last().map_or(0, |(_, _, copy)| copy.end);
         self.log.commit(end, session.now)?;

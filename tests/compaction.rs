@@ -660,6 +660,24 @@ fn moving_costs_as_many_syncs_as_the_mode_needs() {
 }
 
 #[test]
+fn while_a_compaction_runs_the_log_is_synced_each_second() {
+    let mut t = Fixture::new();
+    let sync = SyncMode::EverySecond;
+    t.store = t.disk.open(&Options { sync, ..options() }, NOW).unwrap().0;
+    for key in 0..100 {
+        t.put(&format!("k{key}"), &[b'v'; 60_000]);
+    }
+    let syncs = [0, 1].map(|step| {
+        t.disk.forget();
+        // Each look at the clock is a second later, or none is.
+        let time = AtomicU64::new(NOW);
+        t.store.compact(&|| time.fetch_add(step, SeqCst)).unwrap();
+        t.disk.count(Call::Sync)
+    });
+    assert!(syncs[1] >= syncs[0] + 4, "{syncs:?}");
+}
+
+#[test]
 fn damage_to_what_nobody_needs_goes_with_it() {
     let t = Fixture::new();
     t.put("k", b"old");
