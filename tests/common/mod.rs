@@ -11,6 +11,7 @@
 //! | a connection's own ways | [`Server::start`], [`Server::connect`] |
 //! | what outlives a crash | a [`TempDir`], [`Server::start_on`], [`Server::kill`] |
 //! | what the server says | [`Server::wait_for_line`] |
+//! | damaged files, and what they should mean | [`history`] |
 //! | a stream in many ways cut | [`stream::read`], [`stream::answers`] |
 //!
 //! Whatever is started here is killed, and whatever directory is made here removed,
@@ -22,6 +23,7 @@
 
 pub mod dialogue;
 pub mod disk;
+pub mod history;
 pub mod stream;
 
 use std::env;
