@@ -6,6 +6,7 @@
 //! place.
 
 use crate::lock;
+use crate::record::{Kind, Record};
 use std::borrow::Borrow;
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
@@ -199,6 +200,46 @@ impl Index {
         self.shards.iter().map(lock).fold((0, 0), |(entries, bytes), shard| {
             (entries + shard.entries.len() as u64, bytes + shard.value_bytes)
         })
+    }
+}
+
+/// An index that is being filled from a log, record by record, oldest first.
+pub(crate) struct Filling<'a> {
+    /// Nobody else is here yet: each lock is taken once.
+    shards: Vec<MutexGuard<'a, Shard>>,
+    /// What has expired at this Unix second is left out.
+    now: u64,
+    /// When the pending flush is due, in Unix seconds; 0 if none is pending.
+    pub(crate) flush_due: u64,
+}
+
+impl Filling<'_> {
+    pub(crate) fn new(index: &Index, now: u64) -> Filling<'_> {
+        Filling { shards: index.all(), now, flush_due: 0 }
+    }
+
+    /// Does what the record at `position` says.
+    pub(crate) fn add(&mut self, position: u64, record: &Record) {
+        let entry = Entry::new(position, record.value.len(), record.exptime);
+        match record.kind {
+            Kind::Set if !entry.is_expired(self.now) => {
+                self.shards[shard_of(record.key)].insert(record.key, entry);
+            }
+            Kind::Set | Kind::Delete => {
+                self.shards[shard_of(record.key)].remove(record.key, 0);
+            }
+            Kind::Flush => {
+                self.flush_due = record.exptime;
+                if self.flush_due == 0 {
+                    self.clear();
+                }
+            }
+        }
+    }
+
+    /// Forgets all keys.
+    pub(crate) fn clear(&mut self) {
+        self.shards.iter_mut().for_each(|shard| shard.clear(0));
     }
 }
 

@@ -26,11 +26,11 @@
 
 pub use crate::commands::{Counted, Item, Stored, expiry};
 use crate::disk::{Directory, Disk, OwnerLock};
-use crate::index::{Entry, Index, Shard, shard_of};
+use crate::index::{Entry, Filling, Index, Shard};
 use crate::lock;
 use crate::log::{Generation, Log, LogError, Result, SyncMode};
 use crate::recent::Recent;
-use crate::record::{Draft, Format, Kind, Record};
+use crate::record::{Draft, Format, Record};
 use crate::replay::{self, OpenError, Settings, Torn};
 use std::ops::Range;
 use std::path::Path;
@@ -163,28 +163,11 @@ impl Store {
         now: u64,
     ) -> std::result::Result<(Store, Option<Torn>), OpenError> {
         let index = Index::new();
-        let mut flush_due = 0;
-        // Nobody else is here yet: each lock is taken once.
-        let mut shards = index.all();
-        let each = |position, record: &Record| {
-            let entry = Entry::new(position, record.value.len(), record.exptime);
-            match record.kind {
-                Kind::Set if !entry.is_expired(now) => {
-                    shards[shard_of(record.key)].insert(record.key, entry);
-                }
-                Kind::Set | Kind::Delete => {
-                    shards[shard_of(record.key)].remove(record.key, 0);
-                }
-                Kind::Flush => {
-                    flush_due = record.exptime;
-                    if flush_due == 0 {
-                        shards.iter_mut().for_each(|shard| shard.clear(0));
-                    }
-                }
-            }
-        };
+        let mut filling = Filling::new(&index, now);
+        let each = |position, record: &Record| filling.add(position, record);
         let (log, torn) = replay::open(disk, &options.settings, options.sync, each)?;
-        drop(shards);
+        let flush_due = filling.flush_due;
+        drop(filling);
         let store = Store {
             log,
             index,
