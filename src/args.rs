@@ -76,6 +76,9 @@ pub const SERVER: &[Spec] = &[
     ),
     spec("dialect", None, "NAME", "memcached, lite or raw [memcached]"),
     spec("verbose", Some('v'), "", "tell of connections; -vv: of each request"),
+    spec("check", None, "", "say what is in the data and what is damaged, and exit"),
+    spec("repair", None, "", "make a new file of what can be read, and exit"),
+    spec("compact", None, "", "write what lives into a new file, and exit"),
     HELP,
     VERSION,
 ];
@@ -211,6 +214,7 @@ pub fn parse(
             {
                 let more = value.map_or(0, |v| v.len().min(9) as u8);
                 parsed.verbosity = parsed.verbosity.saturating_add(1 + more);
+                parsed.values.insert(spec.long, String::new());
                 continue;
             }
             _ => {}
@@ -366,6 +370,35 @@ fn size(name: &str, text: &str) -> Result<usize, String> {
     bytes
         .filter(|bytes| (1 << 10..=MAX_VALUE).contains(bytes))
         .ok_or_else(|| format!("--{name} takes a size from 1k to 1g, not {text}"))
+}
+
+/// What a server is to do to its data directory instead of serving it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Task {
+    /// `--check`: read all and say what is damaged.
+    Check,
+    /// `--repair`: make a new file of what can be read.
+    Repair,
+    /// `--compact`: move what lives into a new file.
+    Compact,
+}
+
+const TASKS: [(&str, Task); 3] =
+    [("check", Task::Check), ("repair", Task::Repair), ("compact", Task::Compact)];
+
+/// The options that a server has beside a task.
+const BESIDE_TASKS: [&str; 4] = ["data", "key-size", "int-size", "int-order"];
+
+/// The task that was given, if one was.
+pub fn server_task(args: &Args) -> Result<Option<Task>, String> {
+    let Some((name, task)) = TASKS.iter().find(|(name, _)| args.has(name)) else {
+        return Ok(None);
+    };
+    let is_allowed = |long| long == *name || BESIDE_TASKS.contains(&long);
+    match SERVER.iter().find(|spec| args.has(spec.long) && !is_allowed(spec.long)) {
+        Some(other) => Err(format!("--{} makes no sense with --{name}", other.long)),
+        None => Ok(Some(*task)),
+    }
 }
 
 /// The options of a server.

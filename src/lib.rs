@@ -48,6 +48,7 @@
 //! | `index`, `recent` | where each key's record stands; records that were read lately |
 //! | [`store`], [`commands`] | what an answer depends on; what each command means |
 //! | [`compact`] | live records move to the next file, the old file goes |
+//! | [`check`], [`repair`] | what a start would make of the files; a new file of what can be read |
 //! | [`words`], [`reply`], [`protocol`], [`dialect`] | bytes <-> requests, and replies <-> bytes |
 //! | [`os`] | the few system calls that the standard library lacks |
 //! | [`stats`], [`service`] | from a request to its reply |
@@ -64,6 +65,7 @@
 pub mod args;
 pub mod bench;
 pub mod chart;
+pub mod check;
 pub mod client;
 pub mod commands;
 pub mod compact;
@@ -82,6 +84,7 @@ pub mod protocol;
 pub mod random;
 mod recent;
 pub mod record;
+pub mod repair;
 pub mod replay;
 pub mod reply;
 pub mod server;

@@ -1,17 +1,26 @@
 //! The three programs, as functions of their arguments: what the binaries are, and
 //! what the driver starts itself as.
 
-use crate::args::{self, Args, Parsed, Spec};
+use crate::args::{self, Args, Parsed, Spec, Task};
 use crate::bench;
+use crate::check::check;
+use crate::disk::Directory;
 use crate::driver;
+use crate::log::SyncMode;
+use crate::os::unix_now;
 use crate::protocol::Verb;
+use crate::repair::repair;
+use crate::replay::{self, OpenError, Settings};
 use crate::say;
 use crate::server::{Server, StartError};
 use crate::shell::Shell;
+use crate::store::{self, Figures, Store};
 use crate::syntax;
+use std::error::Error;
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Read};
 use std::os::unix::ffi::OsStringExt;
+use std::path::Path;
 use std::process::ExitCode;
 
 /// What the three have in common: exits with 2 for usage, and with 1 if it can't run.
@@ -39,15 +48,69 @@ fn program(
     })
 }
 
-/// `server`: exits with 0 after `--idle-exit`.
+/// `server`: exits with 0 after `--idle-exit` or a task, with 1 after a check that has
+/// found damage.
 pub fn server(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     program("server", "server [OPTION]...", args::SERVER, args, |args| {
+        let task = args::server_task(&args).map_err(StartError::Usage)?;
         let options = args::server_options(&args).map_err(StartError::Usage)?;
+        if let Some(task) = task {
+            return perform(task, &options.data, &options.store.settings).map_err(
+                |error| {
+                    let data = options.data.display();
+                    let line = format!("can't use the data directory {data}: {error}");
+                    StartError::Failed(line)
+                },
+            );
+        }
         let server = Server::bind(options)?;
         say(&format!("Server: Listening on {}...", server.address()));
         server.run().map_err(|error| StartError::Failed(error.to_string()))?;
         Ok(ExitCode::SUCCESS)
     })
+}
+
+/// What a server does to its data instead of serving them.
+fn perform(
+    task: Task,
+    data: &Path,
+    settings: &Settings,
+) -> Result<ExitCode, Box<dyn Error>> {
+    let directory = Directory::new(data);
+    // Asked before the lock: no file is made where there are none of ours.
+    if replay::numbers(&directory)?.is_empty() {
+        return Err(OpenError::Empty("there is no data file in it".into()).into());
+    }
+    if let Task::Compact = task {
+        // In `every-second` there is no room to leave behind the records; what is moved
+        // is synced all the same.
+        let options = store::Options {
+            settings: *settings,
+            sync: SyncMode::EverySecond,
+            ..store::Options::default()
+        };
+        let (store, torn) = Store::open(data, &options, unix_now())?;
+        if let Some(torn) = torn {
+            eprintln!("server: {torn}");
+        }
+        let before = store.figures();
+        store.compact_once(&unix_now)?;
+        let Figures { items, log_bytes, .. } = store.figures();
+        let had = before.log_bytes;
+        say(&format!("{had} bytes before, {log_bytes} now, with {items} items"));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let _owner = directory.lock()?.map_err(OpenError::Locked)?;
+    if let Task::Check = task {
+        let checkup = check(&directory, settings, unix_now())?;
+        say(&checkup.to_string());
+        return Ok(ExitCode::from(u8::from(!checkup.findings.is_sound())));
+    }
+    match repair(&directory, settings)? {
+        Some(repaired) => say(&repaired.to_string()),
+        None => say("there is nothing to repair"),
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// `client`: exits with what [`Outcome`](crate::shell::Outcome) says.

@@ -227,6 +227,13 @@ impl Format {
         (size <= MAX_VALUE as u64).then_some(size + self.overhead() as u64)
     }
 
+    /// The positions that the record at the head of `bytes` may have been written for,
+    /// going by its own fields: `synced` of the first one after a sync, and `cas` of a
+    /// new one. Nothing is proven by it. `bytes` holds at least [`Format::overhead`].
+    pub fn stated_positions(&self, bytes: &[u8]) -> [u64; 2] {
+        [SYNCED..KEY_LEN, CAS..SYNCED].map(|field| self.int_order.read(&bytes[field]))
+    }
+
     /// The record that `bytes` are, from first to last, if they were written for
     /// `position` and are undamaged. Invariant F1: nobody sees a field of a
     /// record before this has checked its sum.

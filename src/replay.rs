@@ -28,6 +28,7 @@ use crate::log::{Generation, Log, SyncMode, file_name, make_file};
 use crate::record::{Format, HEADER_LEN, Header, IntOrder, Record};
 use crate::walk::{CHUNK, Records, WalkError};
 use std::fmt;
+use std::fs::File;
 use std::io::{self, IsTerminal};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -45,7 +46,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    fn over(&self, format: Format) -> Format {
+    pub(crate) fn over(&self, format: Format) -> Format {
         Format {
             key_size: self.key_size.unwrap_or(format.key_size),
             int_size: self.int_size.unwrap_or(format.int_size),
@@ -61,6 +62,8 @@ pub enum OpenError {
     Io(io::Error),
     /// Another process owns the directory.
     Locked(String),
+    /// No data file is there that shows by its header or a record to be ours, and why.
+    Empty(String),
     /// A file has the name of a data file and is none, or none of ours.
     Foreign {
         /// The file's name.
@@ -98,9 +101,12 @@ impl fmt::Display for OpenError {
                 f,
                 "process {pid} is using it; stop that server or choose another --data"
             ),
-            OpenError::Foreign { file, why } => {
-                write!(f, "{file} can't be read: {why}; choose another --data")
-            }
+            OpenError::Empty(why) => write!(f, "{why}; choose another --data"),
+            OpenError::Foreign { file, why } => write!(
+                f,
+                "{file} can't be read: {why}; choose another --data, or go on with \
+                 what can be read by server --repair"
+            ),
             OpenError::Settings { file, has, asked } => {
                 let show = |x: &Format| {
                     format!(
@@ -116,14 +122,16 @@ impl fmt::Display for OpenError {
                     show(asked)
                 )
             }
-            OpenError::Gap(why) => {
-                write!(f, "{why}; put the missing file back, or restore a backup")
-            }
+            OpenError::Gap(why) => write!(
+                f,
+                "{why}; put the missing file back, or go on with what can be read \
+                 by server --repair"
+            ),
             OpenError::Damaged { file, offset, following } => write!(
                 f,
                 "{file} is damaged at offset {offset}, where it once was safe, \
-                 and {following} good records follow; nothing was changed: \
-                 restore a backup"
+                 and {following} good records follow; nothing was changed: restore \
+                 a backup, or go on with what can be read by server --repair"
             ),
         }
     }
@@ -177,34 +185,37 @@ pub fn open(
     mode: SyncMode,
     mut each: impl FnMut(u64, &Record),
 ) -> Result<(Log, Option<Torn>), OpenError> {
-    let mut files = generations(&*disk, settings)?;
+    let (mut files, format) = generations(&*disk, settings)?;
+    let format = format.unwrap_or_else(|| settings.over(Format::default()));
     for name in disk.list()? {
         if name.strip_suffix(".tmp").is_some_and(|name| number_of(name).is_some()) {
             disk.remove(&name)?;
         }
     }
     if files.is_empty() {
-        let format = settings.over(Format::default());
         let header = Header { format, generation: 1, base: 0 };
         let (file, temporary) = make_file(&*disk, &header)?;
         disk.rename(&temporary, &file_name(1))?;
-        files.push((Generation { number: 1, base: 0, file }, format));
+        files.push(Generation { number: 1, base: 0, file });
     }
     // R3, for names: who renamed a file may have ended before this.
     disk.sync_dir()?;
-    check_chain(&files)?;
-    let format = files[0].1;
+    check_chain(&files.iter().collect::<Vec<_>>())?;
+    let mut each = |position, record: &Record| {
+        each(position, record);
+        Ok(())
+    };
     let mut generations = Vec::new();
     let mut end = 0;
     let mut torn = None;
     let newest = files.len() - 1;
-    for (index, (generation, _)) in files.into_iter().enumerate() {
+    for (index, generation) in files.into_iter().enumerate() {
         end = generation.base + generation.file.metadata()?.len();
         let mut records = Records::new(&*disk, &format, &generation, end);
         let synced = read_all(&mut records, &mut each)?;
         let stopped_at = records.position;
         if stopped_at < end {
-            let damage = assess(records)?;
+            let damage = assess(&mut records, &mut |_, _| Ok(()))?;
             if index < newest || damage.was_safe {
                 return Err(OpenError::Damaged {
                     file: generation.name(),
@@ -228,39 +239,70 @@ pub fn open(
     Ok((Log::new(disk, format, mode, generations, end), torn))
 }
 
-/// The data files there are, oldest first, each with the format in its header.
+/// The data files there are, oldest first, and the format that is in their headers.
 fn generations(
     disk: &dyn Disk,
     settings: &Settings,
-) -> Result<Vec<(Generation, Format)>, OpenError> {
+) -> Result<(Vec<Generation>, Option<Format>), OpenError> {
+    let mut files = Vec::new();
+    let mut format = None;
+    for number in numbers(disk)? {
+        let (file, header) = open_file(disk, number, settings)?;
+        let foreign = |why| OpenError::Foreign { file: file_name(number), why };
+        let header = header.map_err(foreign)?;
+        same_format(&mut format, &header)?;
+        files.push(Generation { number, base: header.base, file });
+    }
+    Ok((files, format))
+}
+
+/// Checks that a header has the format of those before it.
+pub(crate) fn same_format(
+    format: &mut Option<Format>,
+    header: &Header,
+) -> Result<(), OpenError> {
+    if *format.get_or_insert(header.format) != header.format {
+        let file = file_name(header.generation);
+        let why = format!("{file} was made with other sizes than the file before it");
+        return Err(OpenError::Gap(why));
+    }
+    Ok(())
+}
+
+/// The numbers of the generations that there are, ascending.
+pub(crate) fn numbers(disk: &dyn Disk) -> io::Result<Vec<u64>> {
     let mut numbers: Vec<u64> =
         disk.list()?.iter().filter_map(|name| number_of(name)).collect();
     numbers.sort_unstable();
-    let mut files = Vec::new();
-    for number in numbers {
-        let name = file_name(number);
-        let file = disk.open(&name, false)?;
-        let mut bytes = [0; HEADER_LEN];
-        let header = match read_exact(disk, &file, &mut bytes, 0) {
-            Ok(()) => Header::decode(&bytes),
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                Err("it is shorter than a header".into())
-            }
-            Err(error) => return Err(error.into()),
-        };
-        let foreign = |why| OpenError::Foreign { file: name.clone(), why };
-        let header = header.map_err(foreign)?;
-        if header.generation != number {
-            let why = format!("its header says generation {}", header.generation);
-            return Err(foreign(why));
+    Ok(numbers)
+}
+
+/// The file of a generation and its header, or in a few words why it has none.
+pub(crate) fn open_file(
+    disk: &dyn Disk,
+    number: u64,
+    settings: &Settings,
+) -> Result<(File, Result<Header, String>), OpenError> {
+    let name = file_name(number);
+    let file = disk.open(&name, false)?;
+    let mut bytes = [0; HEADER_LEN];
+    let header = match read_exact(disk, &file, &mut bytes, 0) {
+        Ok(()) => Header::decode(&bytes),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            Err("it is shorter than a header".into())
         }
-        let asked = settings.over(header.format);
-        if asked != header.format {
-            return Err(OpenError::Settings { file: name, has: header.format, asked });
+        Err(error) => return Err(error.into()),
+    };
+    if let Ok(Header { generation, format: has, .. }) = header {
+        if generation != number {
+            return Ok((file, Err(format!("its header says generation {generation}"))));
         }
-        files.push((Generation { number, base: header.base, file }, header.format));
+        let asked = settings.over(has);
+        if asked != has {
+            return Err(OpenError::Settings { file: name, has, asked });
+        }
     }
-    Ok(files)
+    Ok((file, header))
 }
 
 /// The number of the generation whose file has this name.
@@ -270,17 +312,19 @@ fn number_of(name: &str) -> Option<u64> {
 }
 
 /// Checks that the files are one unbroken log.
-fn check_chain(files: &[(Generation, Format)]) -> Result<(), OpenError> {
+pub(crate) fn check_chain(files: &[&Generation]) -> Result<(), OpenError> {
     if files.len() > 2 {
         let why = format!("there are {} data files, at most 2 are ours", files.len());
         return Err(OpenError::Gap(why));
     }
-    if let [(old, old_format), (new, new_format)] = files {
+    if let [old, new] = files {
         let end = old.base + old.file.metadata()?.len();
-        if old.number + 1 != new.number || old_format != new_format || end != new.base {
-            let (old, new) = (old.name(), new.name());
+        if old.number + 1 != new.number || end != new.base {
             return Err(OpenError::Gap(format!(
-                "{new} does not go on where {old} ends"
+                "{} begins at position {}, and does not go on where {} ends, at {end}",
+                new.name(),
+                new.base,
+                old.name()
             )));
         }
     }
@@ -288,9 +332,9 @@ fn check_chain(files: &[(Generation, Format)]) -> Result<(), OpenError> {
 }
 
 /// Reads as far as the records check; returns the newest `synced` among them.
-fn read_all(
+pub(crate) fn read_all(
     records: &mut Records,
-    each: &mut impl FnMut(u64, &Record),
+    each: &mut impl FnMut(u64, &Record) -> io::Result<()>,
 ) -> Result<u64, OpenError> {
     let (start, end) = (records.position, records.end);
     let mut synced = start;
@@ -300,7 +344,7 @@ fn read_all(
         match records.next() {
             Ok(Some((position, record))) => {
                 synced = synced.max(record.synced);
-                each(position, &record);
+                each(position, &record)?;
                 count += 1;
                 // Now and then: to look at the clock can cost more than a record.
                 if count.is_multiple_of(4096) {
@@ -315,33 +359,63 @@ fn read_all(
     Ok(synced)
 }
 
-/// What stands behind a damaged place.
-struct Damage {
-    following: u64,
-    /// A record behind it says that the place had been synced.
-    was_safe: bool,
+/// Bytes in which no record checks.
+pub(crate) struct Stretch {
+    /// Where in the file it begins, in bytes.
+    pub(crate) offset: u64,
+    pub(crate) len: u64,
+    /// Good records between the file's first damage and this.
+    pub(crate) before: u64,
+}
+
+/// What stands at and behind a damaged place.
+pub(crate) struct Damage {
+    pub(crate) stretches: Vec<Stretch>,
+    /// Good records.
+    pub(crate) following: u64,
+    /// One of them says that the place had been synced.
+    pub(crate) was_safe: bool,
 }
 
 /// Reads on behind the damage at `position`, byte by byte until records check again.
-fn assess(mut records: Records) -> Result<Damage, OpenError> {
+pub(crate) fn assess(
+    records: &mut Records,
+    each: &mut impl FnMut(u64, &Record) -> io::Result<()>,
+) -> Result<Damage, OpenError> {
     let position = records.position;
-    let mut damage = Damage { following: 0, was_safe: false };
+    let mut damage = Damage { stretches: vec![], following: 0, was_safe: false };
     loop {
         match records.next() {
-            Ok(Some((_, record))) => {
+            Ok(Some((at, record))) => {
                 damage.following += 1;
                 damage.was_safe |= record.synced > position;
+                each(at, &record)?;
             }
             Ok(None) => return Ok(damage),
-            Err(WalkError::Damaged) => records.skip_to(records.position + 1),
+            Err(WalkError::Damaged) => {
+                damage.add_byte(records.position - records.generation.base);
+                records.skip_to(records.position + 1);
+            }
             Err(WalkError::Io(error)) => return Err(error.into()),
+        }
+    }
+}
+
+impl Damage {
+    fn add_byte(&mut self, offset: u64) {
+        match self.stretches.last_mut() {
+            Some(last) if last.offset + last.len == offset => last.len += 1,
+            _ => {
+                let before = self.following;
+                self.stretches.push(Stretch { offset, len: 1, before });
+            }
         }
     }
 }
 
 /// Where the zeros begin with which the bytes from `position` to `end` end: the log
 /// makes its file longer before it needs the room.
-fn end_of_data(
+pub(crate) fn end_of_data(
     disk: &dyn Disk,
     generation: &Generation,
     position: u64,

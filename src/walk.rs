@@ -7,10 +7,15 @@
 use crate::disk::{Disk, read_exact};
 use crate::log::Generation;
 use crate::record::{Format, HEADER_LEN, Record};
+use std::collections::BTreeMap;
 use std::io;
 
 /// Bytes read from a file at once; a longer record is read whole.
 pub(crate) const CHUNK: usize = 1 << 20;
+
+/// No log gets so long. A record that states a position beyond was made up, by a client
+/// as part of a value.
+const MAX_POSITION: u64 = 1 << 62;
 
 /// What stopped a walk over a file's records.
 #[derive(Debug)]
@@ -58,14 +63,14 @@ impl<'a> Records<'a> {
         if left < overhead as u64 {
             return Err(WalkError::Damaged);
         }
-        self.fill(overhead)?;
+        self.fill(overhead).map_err(WalkError::Io)?;
         // The stated length is believed only as far as the file goes.
         let head = &self.buffer[self.start..];
         let len = match self.format.stated_len(head, self.position) {
             Some(len) if len <= left => len as usize,
             _ => return Err(WalkError::Damaged),
         };
-        self.fill(len)?;
+        self.fill(len).map_err(WalkError::Io)?;
         let bytes = &self.buffer[self.start..self.start + len];
         let position = self.position;
         let Some(record) = self.format.decode(bytes, position) else {
@@ -82,8 +87,45 @@ impl<'a> Records<'a> {
         self.position = position;
     }
 
+    /// The position at which a file begins whose header does not say it, going by
+    /// records that check at a position which they state themselves, and by those that
+    /// follow them. Where they disagree, a client has put records into a value: that base
+    /// is taken which more bytes speak for. `None` if no record speaks for any. The walk
+    /// is over a generation of base 0.
+    pub(crate) fn find_base(mut self) -> io::Result<Option<u64>> {
+        let overhead = self.format.overhead();
+        let mut spoken_for: BTreeMap<u64, usize> = BTreeMap::new();
+        let mut base = 0;
+        while self.end - self.position >= overhead as u64 {
+            self.fill(overhead)?;
+            let left = self.end - self.position;
+            let head = &self.buffer[self.start..];
+            let [synced, cas] = self.format.stated_positions(head);
+            let mut next = self.position + 1;
+            for position in [base + self.position, synced, cas] {
+                let head = &self.buffer[self.start..];
+                let len = match self.format.stated_len(head, position) {
+                    Some(len) if len <= left => len as usize,
+                    _ => continue,
+                };
+                self.fill(len)?;
+                let bytes = &self.buffer[self.start..self.start + len];
+                let is_good = self.format.decode(bytes, position).is_some();
+                if is_good && (self.position..MAX_POSITION).contains(&position) {
+                    base = position - self.position;
+                    *spoken_for.entry(base).or_default() += len;
+                    next = self.position + len as u64;
+                    break;
+                }
+            }
+            self.skip_to(next);
+        }
+        let most = spoken_for.into_iter().max_by_key(|(_, bytes)| *bytes);
+        Ok(most.map(|(base, _)| base))
+    }
+
     /// Sees to it that `count` bytes from `start` on are in the buffer.
-    fn fill(&mut self, count: usize) -> Result<(), WalkError> {
+    fn fill(&mut self, count: usize) -> io::Result<()> {
         if self.start + count <= self.buffer.len() {
             return Ok(());
         }
@@ -94,6 +136,5 @@ impl<'a> Records<'a> {
         self.buffer.resize(left.min(count.max(CHUNK) as u64) as usize, 0);
         let offset = self.position - self.generation.base + old as u64;
         read_exact(self.disk, &self.generation.file, &mut self.buffer[old..], offset)
-            .map_err(WalkError::Io)
     }
 }

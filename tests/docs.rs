@@ -32,10 +32,11 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 /// The pages that are chapters, beside README.md and docs/README.md.
-const CHAPTERS: [&str; 9] = [
+const CHAPTERS: [&str; 10] = [
     "docs/protocol.md",
     "docs/dialects.md",
     "docs/file.md",
+    "docs/repair.md",
     "docs/store.md",
     "docs/server.md",
     "docs/client.md",

@@ -1,0 +1,759 @@
+//! `server --check`, `--repair` and `--compact`: files damaged in every way there is, and
+//! what is said of them, saved from them, and shown by the next start.
+//!
+//! First by the library, on a disk that fails; then a sample of the same by the real
+//! program, with what it prints and its exit codes.
+
+mod common;
+
+use assert_cmd::Command;
+use common::disk::{Call, Faulty, Found, How, contents, files, put_files, records};
+use common::history::{
+    FIRST, Files, KEYS, LATER, Model, NOW, SECOND, Writer, check_contents,
+    one_generation, options, two_generations, written_files,
+};
+use common::{REPLY_TIMEOUT, Server, TempDir};
+use memcached_lite::check::{Checkup, Findings, Flaw, check};
+use memcached_lite::client::{self, Client};
+use memcached_lite::record::HEADER_LEN;
+use memcached_lite::repair::{Repaired, repair};
+use memcached_lite::replay::{OpenError, Settings};
+use memcached_lite::store::{Options, Session, Stored};
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+const THIRD: &str = "0000000003.kv";
+
+/// Two generations of few records, so that all of their bits can be tried. Nothing in
+/// them expires.
+fn few_records() -> Files {
+    let directory = TempDir::new();
+    let mut writer = Writer::new(&directory);
+    writer.set(b"a", 1, 0, b"one");
+    writer.set(b"ab", 2, 0, b"two");
+    writer.commit();
+    writer.delete(b"a");
+    writer.set(b"abc", 3, 0, b"three");
+    writer.commit();
+    // A crash in the last step of a compaction.
+    writer.disk.fail(&[Call::Remove], 0, How::Once);
+    writer.store.compact(&|| NOW).unwrap_err();
+    writer.set(b"a", 4, 0, b"four");
+    writer.commit();
+    writer.delete(b"ab");
+    writer.set(b"e", 5, 0, b"five");
+    writer.commit();
+    written_files(&directory)
+}
+
+fn settings() -> Settings {
+    options().settings
+}
+
+fn checkup(path: &Path) -> Checkup {
+    check(&Faulty::new(path), &settings(), NOW).unwrap()
+}
+
+/// What the records say that are not lost.
+fn model_without(good: &Files, is_lost: impl Fn(&str, &Found) -> bool) -> Model {
+    let mut model = Model::default();
+    for (name, bytes) in good {
+        let all = records(bytes);
+        all.iter().filter(|found| !is_lost(name, found)).for_each(|r| model.apply(r));
+    }
+    model
+}
+
+/// Checks, starts on and repairs these files, of which `model` is what the good records
+/// say. Returns what the check has found.
+#[track_caller]
+fn check_damage(directory: &TempDir, damaged: &Files, model: &Model) -> Findings {
+    put_files(directory.path(), damaged);
+    let findings = checkup(directory.path()).findings;
+    assert_eq!(&files(directory.path()), damaged, "a check changes nothing");
+    let opened = Faulty::new(directory.path()).open(&options(), NOW);
+    assert_eq!(opened.is_ok(), findings.is_sound(), "{findings}: {:?}", opened.err());
+    if findings.is_sound() {
+        put_files(directory.path(), damaged);
+        let repaired = repair(&Faulty::new(directory.path()), &settings()).unwrap();
+        assert!(repaired.is_none());
+        assert_eq!(&files(directory.path()), damaged, "there was nothing to repair");
+        return findings;
+    }
+    // R2
+    assert_eq!(&files(directory.path()), damaged, "who refuses changes nothing");
+    let said = opened.err().expect("it is refused").to_string();
+    assert!(said.ends_with("by server --repair"), "{said}");
+    let Repaired { kept, .. } =
+        repair(&Faulty::new(directory.path()), &settings()).unwrap().expect("damaged");
+    assert!(checkup(directory.path()).findings.is_sound());
+    // R4
+    let now = files(directory.path());
+    assert_eq!(now.len(), damaged.len() + 1);
+    assert_eq!(kept.len(), damaged.len());
+    for (from, to) in kept {
+        assert_eq!(now[&to], damaged[&from]);
+    }
+    assert_eq!(check_contents(&Faulty::new(directory.path()), model), None);
+    findings
+}
+
+#[test]
+fn every_flipped_bit_is_named_and_costs_at_most_its_record() {
+    let directory = TempDir::new();
+    let good = few_records();
+    for name in [FIRST, SECOND] {
+        let all = records(&good[name]);
+        let mut damaged = good.clone();
+        for bit in 0..good[name].len() * 8 {
+            let byte = bit / 8;
+            damaged.get_mut(name).unwrap()[byte] ^= 1 << (bit % 8);
+            let hit = |found: &Found| (found.start..found.end).contains(&byte);
+            let model = model_without(&good, |of, found| of == name && hit(found));
+            let findings = check_damage(&directory, &damaged, &model);
+            let is_damaged = !findings.is_sound();
+            let [flaw] = &findings.files[usize::from(name == SECOND)].flaws[..] else {
+                panic!("one flaw, and not {findings}");
+            };
+            let place = all.iter().position(hit);
+            match (flaw, place) {
+                (Flaw::Header(_), None) => assert!(is_damaged),
+                (Flaw::Damage { offset, len, following }, Some(place)) => {
+                    let Found { start, end, .. } = all[place];
+                    assert_eq!((*offset, *len), (start as u64, (end - start) as u64));
+                    assert_eq!(*following as usize, all.len() - place - 1);
+                    assert!(is_damaged);
+                }
+                // R1: only where no record says that it was safe.
+                (Flaw::Torn { offset, following, .. }, Some(place)) => {
+                    assert_eq!(*offset, all[place].start as u64);
+                    assert_eq!(*following as usize, all.len() - place - 1);
+                    let position = all[place].position;
+                    assert!(all[place..].iter().all(|r| r.synced <= position));
+                    assert!(name == SECOND && !is_damaged);
+                }
+                other => panic!("bit {bit} of {name}: {other:?}"),
+            }
+            damaged.get_mut(name).unwrap()[byte] ^= 1 << (bit % 8);
+        }
+    }
+}
+
+#[test]
+fn a_cut_at_any_byte_is_named_and_costs_what_was_cut() {
+    let directory = TempDir::new();
+    let good = few_records();
+    for name in [FIRST, SECOND] {
+        for len in 0..good[name].len() {
+            let mut damaged = good.clone();
+            damaged.get_mut(name).unwrap().truncate(len);
+            let model = model_without(&good, |of, found| of == name && found.end > len);
+            let is_damaged = !check_damage(&directory, &damaged, &model).is_sound();
+            // What a power cut tears off the newest file was not promised.
+            assert_eq!(is_damaged, name == FIRST || len < HEADER_LEN, "{name}, {len}");
+        }
+    }
+}
+
+#[test]
+fn undamaged_files_are_left_alone() {
+    let directory = TempDir::new();
+    for (good, models) in [one_generation(), two_generations()] {
+        assert!(check_damage(&directory, &good, models.last().unwrap()).is_sound());
+    }
+}
+
+#[test]
+fn a_repair_changes_no_answer_when_no_record_is_damaged() {
+    let directory = TempDir::new();
+    let (good, models) = two_generations();
+    let model = models.last().unwrap();
+    for broken in [&[FIRST][..], &[SECOND], &[FIRST, SECOND]] {
+        let mut damaged = good.clone();
+        for &name in broken {
+            damaged.get_mut(name).unwrap()[..HEADER_LEN].fill(0xFF);
+        }
+        assert!(!check_damage(&directory, &damaged, model).is_sound(), "{broken:?}");
+    }
+    // A file that somebody has renamed, or put back from elsewhere.
+    let mut renamed = good.clone();
+    let first = renamed.remove(FIRST).unwrap();
+    renamed.insert("0000000007.kv".into(), first.clone());
+    assert!(!check_damage(&directory, &renamed, model).is_sound());
+    let mut three = good.clone();
+    three.insert(THIRD.into(), first);
+    assert!(!check_damage(&directory, &three, model).is_sound());
+}
+
+#[test]
+fn the_base_is_worked_out_where_the_header_is_gone() {
+    let directory = TempDir::new();
+    let (good, _) = two_generations();
+    let alone = Files::from([(SECOND.to_owned(), good[SECOND].clone())]);
+    let all = records(&good[SECOND]);
+    // Its first sector, header and records; then only copies are left, or new values.
+    for gone in [HEADER_LEN, all[0].end, all[1].start + 1, all[all.len() - 3].start] {
+        let mut damaged = alone.clone();
+        damaged.get_mut(SECOND).unwrap()[..gone].fill(0);
+        let model = model_without(&alone, |_, found| found.start < gone);
+        assert!(!check_damage(&directory, &damaged, &model).is_sound(), "{gone}");
+    }
+}
+
+#[test]
+fn files_of_copies_alone_can_be_read_without_their_header() {
+    let directory = TempDir::new();
+    let mut writer = Writer::new(&directory);
+    writer.set(b"a", 1, 0, b"one");
+    writer.set(b"ab", 2, 0, b"two");
+    writer.commit();
+    writer.store.compact(&|| NOW).unwrap();
+    let model = writer.models.last().unwrap().clone();
+    let good = written_files(&directory);
+    assert_eq!(good.len(), 1);
+    let mut damaged = good.clone();
+    damaged.get_mut(SECOND).unwrap()[..HEADER_LEN].fill(0);
+    let scratch = TempDir::new();
+    assert!(!check_damage(&scratch, &damaged, &model).is_sound());
+}
+
+#[test]
+fn the_sizes_are_asked_for_where_no_header_tells_them() {
+    let directory = TempDir::new();
+    let (good, models) = one_generation();
+    let mut damaged = good.clone();
+    damaged.get_mut(FIRST).unwrap()[0] ^= 1;
+    put_files(directory.path(), &damaged);
+    // With the default sizes nothing in it is a record.
+    let disk = Faulty::new(directory.path());
+    let refused = repair(&disk, &Settings::default()).err().unwrap();
+    assert!(matches!(refused, OpenError::Empty(_)), "{refused:?}");
+    assert_eq!(files(directory.path()), damaged);
+    let model = models.last().unwrap();
+    assert!(!check_damage(&directory, &damaged, model).is_sound());
+}
+
+#[test]
+fn what_shows_no_header_and_no_record_is_not_ours() {
+    let directory = TempDir::new();
+    for bytes in [&b""[..], b"a diary", &[0; 100], &[0xFF; 300]] {
+        let foreign = Files::from([(FIRST.to_owned(), bytes.to_vec())]);
+        put_files(directory.path(), &foreign);
+        let disk = Faulty::new(directory.path());
+        for error in [
+            check(&disk, &settings(), NOW).err().unwrap(),
+            repair(&disk, &settings()).err().unwrap(),
+        ] {
+            assert!(matches!(&error, OpenError::Empty(why) if why.contains(FIRST)));
+        }
+        assert_eq!(files(directory.path()), foreign);
+    }
+}
+
+#[test]
+fn several_damages_are_named_one_by_one() {
+    let directory = TempDir::new();
+    let (good, _) = one_generation();
+    let all = records(&good[FIRST]);
+    let hit = [1, 2, 5];
+    let mut damaged = good.clone();
+    for place in hit {
+        damaged.get_mut(FIRST).unwrap()[all[place].start] ^= 1;
+    }
+    let model = model_without(&good, |_, found| {
+        hit.iter().any(|place| all[*place].start == found.start)
+    });
+    let findings = check_damage(&directory, &damaged, &model);
+    let stretch = |from: usize, to: usize| Flaw::Damage {
+        offset: all[from].start as u64,
+        len: (all[to].end - all[from].start) as u64,
+        following: (all.len() - to - 1) as u64 - u64::from(to < 5),
+    };
+    assert_eq!(findings.files[0].flaws, [stretch(1, 2), stretch(5, 5)]);
+    assert_eq!(findings.records(), all.len() as u64 - 3);
+}
+
+#[test]
+fn a_check_counts_as_a_store_does() {
+    let directory = TempDir::new();
+    for (good, _) in [one_generation(), two_generations()] {
+        for now in [NOW, NOW + 6, LATER] {
+            put_files(directory.path(), &good);
+            let disk = Faulty::new(directory.path());
+            let checkup = check(&disk, &settings(), now).unwrap();
+            let all: usize = good.values().map(|bytes| bytes.len() - HEADER_LEN).sum();
+            assert_eq!(checkup.record_bytes, all as u64);
+            let (store, _) = disk.open(&options(), now).unwrap();
+            // A flush that is due is done by the first command.
+            store.tend(&|| now).unwrap();
+            let figures = store.figures();
+            let live = (checkup.live_keys, checkup.live_bytes);
+            assert_eq!(live, (figures.items, figures.live_bytes), "{now}");
+        }
+    }
+}
+
+#[test]
+fn zeros_behind_the_newest_records_are_no_damage_and_elsewhere_they_are() {
+    let directory = TempDir::new();
+    let good = few_records();
+    let model = model_without(&good, |_, _| false);
+    let mut roomy = good.clone();
+    roomy.get_mut(SECOND).unwrap().extend([0; 5000]);
+    assert_eq!(check_damage(&directory, &roomy, &model).to_string(), "");
+    // Beside other damage they are none either.
+    roomy.get_mut(SECOND).unwrap()[HEADER_LEN] ^= 1;
+    put_files(directory.path(), &roomy);
+    assert_eq!(checkup(directory.path()).findings.files[1].flaws.len(), 1);
+    let mut older = good.clone();
+    older.get_mut(FIRST).unwrap().extend([0; 5000]);
+    assert!(!check_damage(&directory, &older, &model).is_sound());
+}
+
+#[test]
+fn no_position_is_used_twice_after_a_repair() {
+    let good = few_records();
+    let newest = records(&good[SECOND]).pop().unwrap();
+    for len in [0, HEADER_LEN + 1, good[SECOND].len()] {
+        let directory = TempDir::new();
+        let mut damaged = good.clone();
+        damaged.get_mut(SECOND).unwrap().truncate(len);
+        damaged.get_mut(FIRST).unwrap()[HEADER_LEN] ^= 1;
+        put_files(directory.path(), &damaged);
+        let disk = Faulty::new(directory.path());
+        repair(&disk, &settings()).unwrap().expect("damaged");
+        let (store, _) = disk.open(&options(), NOW).unwrap();
+        let mut session = Session::at(NOW);
+        assert_eq!(store.set(&mut session, b"a", 0, 0, b"new"), Ok(Stored::Stored));
+        let seen = contents(&store, &KEYS, NOW);
+        // The unique of a value that was lost is not that of another one.
+        assert!(seen[&b"a"[..]].cas > newest.position);
+    }
+}
+
+#[test]
+fn an_older_repairs_files_are_kept() {
+    let directory = TempDir::new();
+    let mut damaged = few_records();
+    damaged.get_mut(FIRST).unwrap()[HEADER_LEN] ^= 1;
+    let older = [format!("{FIRST}.damaged"), format!("{FIRST}.damaged.2")];
+    for name in &older {
+        damaged.insert(name.clone(), name.clone().into_bytes());
+    }
+    put_files(directory.path(), &damaged);
+    let disk = Faulty::new(directory.path());
+    let repaired = repair(&disk, &settings()).unwrap().expect("damaged");
+    let free = [
+        (FIRST.to_owned(), format!("{FIRST}.damaged.3")),
+        (SECOND.to_owned(), format!("{SECOND}.damaged")),
+    ];
+    assert_eq!(repaired.kept, free);
+    let now = files(directory.path());
+    assert!(older.iter().all(|name| now[name] == damaged[name]));
+}
+
+#[test]
+fn damage_to_a_repaired_file_is_told_from_a_torn_end() {
+    // R4: each copy says that those before it were safe.
+    let directory = TempDir::new();
+    let mut damaged = few_records();
+    damaged.get_mut(FIRST).unwrap()[HEADER_LEN] ^= 1;
+    put_files(directory.path(), &damaged);
+    repair(&Faulty::new(directory.path()), &settings()).unwrap().expect("damaged");
+    let mut again = files(directory.path());
+    let all = records(&again[THIRD]);
+    for found in &all[..all.len() - 1] {
+        again.get_mut(THIRD).unwrap()[found.start] ^= 1;
+        put_files(directory.path(), &again);
+        let error = Faulty::new(directory.path()).open(&options(), NOW).err();
+        assert!(matches!(error, Some(OpenError::Damaged { .. })), "{error:?}");
+        again.get_mut(THIRD).unwrap()[found.start] ^= 1;
+    }
+}
+
+#[test]
+fn a_repair_reads_and_writes_on_when_the_system_gives_crumbs() {
+    let directory = TempDir::new();
+    let (mut damaged, _) = two_generations();
+    let hit = records(&damaged[FIRST])[3].start;
+    let model = model_without(&damaged, |name, r| name == FIRST && r.start == hit);
+    damaged.get_mut(FIRST).unwrap()[hit] ^= 1;
+    put_files(directory.path(), &damaged);
+    let disk = Faulty::new(directory.path());
+    disk.give_crumbs(3);
+    repair(&disk, &settings()).unwrap().expect("damaged");
+    disk.heal();
+    check_contents(&disk, &model);
+}
+
+/// Files with damage to both, with a torn end, and what can be read of them.
+fn damaged_twice() -> (Files, Model) {
+    let (mut damaged, _) = two_generations();
+    let older = records(&damaged[FIRST])[4].start;
+    // A copy, so that its original is needed.
+    let copies = records(&damaged[SECOND]);
+    let newer = copies.iter().find(|found| found.key == b"abc").unwrap().start;
+    let torn = records(&damaged[SECOND]).pop().unwrap();
+    let model = model_without(&damaged, |name, found| match name {
+        FIRST => found.start == older,
+        _ => found.start == newer || found.start == torn.start,
+    });
+    damaged.get_mut(FIRST).unwrap()[older] ^= 1;
+    let bytes = damaged.get_mut(SECOND).unwrap();
+    bytes[newer] ^= 1;
+    bytes.truncate(torn.end - 1);
+    (damaged, model)
+}
+
+/// Checks what an interrupted repair has left of `damaged`: a start shows what could
+/// be read or refuses, and when it refuses, to repair again saves all of that.
+#[track_caller]
+fn check_left(path: &Path, damaged: &Files, model: &Model) {
+    let left = files(path);
+    // R4
+    for (name, bytes) in damaged {
+        assert!(left.values().any(|kept| kept == bytes), "{name} is lost");
+    }
+    let is_done = !left.contains_key(FIRST) && !left.contains_key(SECOND);
+    match Faulty::new(path).open(&options(), NOW) {
+        Ok(_) => assert!(is_done, "R5: a start took {:?}", left.keys()),
+        Err(error) => {
+            assert!(!is_done, "{error}");
+            assert!(error.to_string().ends_with("by server --repair"), "{error}");
+            let now =
+                files(path).into_iter().filter(|(name, _)| !name.ends_with(".tmp"));
+            let before = left.into_iter().filter(|(name, _)| !name.ends_with(".tmp"));
+            assert!(now.eq(before), "a start that refuses changes nothing");
+            repair(&Faulty::new(path), &settings()).unwrap().expect("damaged");
+        }
+    }
+    check_contents(&Faulty::new(path), model);
+    assert!(checkup(path).findings.is_sound());
+}
+
+#[test]
+fn a_repair_can_stop_at_any_call_and_be_done_again() {
+    // R5: an undamaged old file beside the new one is refused, too.
+    let (mut damaged_once, _) = two_generations();
+    let older = records(&damaged_once[FIRST])[4].start;
+    let model = model_without(&damaged_once, |name, found| {
+        name == FIRST && found.start == older
+    });
+    damaged_once.get_mut(FIRST).unwrap()[older] ^= 1;
+    check_stops(&damaged_once, &model);
+    let (damaged_twice, model) = damaged_twice();
+    check_stops(&damaged_twice, &model);
+}
+
+/// Stops the repair of these files at each call there is.
+fn check_stops(damaged: &Files, model: &Model) {
+    for calls in 0.. {
+        let directory = TempDir::new();
+        put_files(directory.path(), damaged);
+        let disk = Faulty::new(directory.path());
+        disk.fail(Call::ALL, calls, How::Stop);
+        let repaired = repair(&disk, &settings());
+        if !disk.has_stopped() {
+            repaired.unwrap().expect("damaged");
+            let left = TempDir::new();
+            disk.power_cut(left.path(), 0);
+            check_left(left.path(), damaged, model);
+            assert!(calls > 20, "a repair makes more than {calls} calls");
+            break;
+        }
+        assert!(repaired.is_err(), "call {calls} failed, and the repair did not");
+        disk.heal();
+        // A power cut that comes then, and one that does not.
+        for seed in 0..6 {
+            let left = TempDir::new();
+            disk.power_cut(left.path(), seed);
+            check_left(left.path(), damaged, model);
+        }
+        check_left(directory.path(), damaged, model);
+    }
+}
+
+#[test]
+fn each_step_of_a_repair_is_safe_before_the_next() {
+    // R4: the copies, their file's name, then the names of the old files.
+    let directory = TempDir::new();
+    let (damaged, _) = damaged_twice();
+    put_files(directory.path(), &damaged);
+    let disk = Faulty::new(directory.path());
+    repair(&disk, &settings()).unwrap().expect("damaged");
+    let done = disk.done().into_iter().map(|done| done.call);
+    let changing = [Call::Write, Call::Sync, Call::Rename, Call::SyncDir];
+    let mut steps: Vec<Call> = done.filter(|call| changing.contains(call)).collect();
+    steps.dedup();
+    use Call::{Rename, Sync, SyncDir, Write};
+    let copies = [Write, Sync, Write, Sync];
+    let names = [Rename, SyncDir].repeat(3);
+    assert_eq!(steps, [&copies[..], &names].concat());
+}
+
+#[test]
+fn a_repair_that_meets_an_error_loses_nothing() {
+    let (damaged, model) = damaged_twice();
+    let check = |calls: &'static [Call], after, how| {
+        let directory = TempDir::new();
+        put_files(directory.path(), &damaged);
+        let disk = Faulty::new(directory.path());
+        disk.fail(calls, after, how);
+        let is_done = repair(&disk, &settings()).is_ok();
+        disk.heal();
+        if is_done {
+            // And safe: what could not be known to be would have been an error.
+            let left = TempDir::new();
+            disk.power_cut(left.path(), 0);
+            check_left(left.path(), &damaged, &model);
+        }
+        check_left(directory.path(), &damaged, &model);
+        is_done
+    };
+    for (calls, how) in [
+        (Call::ALL, How::Once),
+        (&[Call::Write][..], How::Short),
+        (&[Call::Write], How::Always),
+        (&[Call::Sync], How::Always),
+        (&[Call::Rename], How::Late),
+    ] {
+        let failed = (0..).take_while(|after| !check(calls, *after, how)).count();
+        assert!(failed > 0, "{calls:?} {how:?}");
+    }
+}
+
+#[test]
+fn a_disk_too_full_for_a_repair_gets_its_room_back() {
+    let directory = TempDir::new();
+    let (damaged, _) = damaged_twice();
+    put_files(directory.path(), &damaged);
+    let disk = Faulty::new(directory.path());
+    // The header fits.
+    disk.fail(&[Call::Write], 1, How::Always);
+    assert!(repair(&disk, &settings()).is_err());
+    assert_eq!(files(directory.path()), damaged);
+}
+
+// By the real program.
+
+/// Runs `server` on these data and gives it time.
+fn server(task: &str, data: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_server"));
+    command.env_remove("SERVER_HOST").env_remove("SERVER_PORT").timeout(REPLY_TIMEOUT);
+    command.args(task.split_whitespace()).arg("--data").arg(data);
+    command
+}
+
+/// What it prints, on both outputs, and its exit code.
+fn run(task: &str, data: &Path) -> (String, Option<i32>) {
+    let output = server(task, data).output().expect("it runs");
+    let text = [output.stdout, output.stderr].concat();
+    (String::from_utf8(text).expect("text"), output.status.code())
+}
+
+/// A start that ends when nobody comes.
+const START: &str = "--port 0 --idle-exit 0.01";
+
+#[test]
+fn the_program_says_of_a_sample_what_a_start_does() {
+    let directory = TempDir::new();
+    let data = directory.path();
+    let good = few_records();
+    let mut sample = Vec::new();
+    for name in [FIRST, SECOND] {
+        let len = good[name].len();
+        for bit in (3..len * 8).step_by(len) {
+            let mut damaged = good.clone();
+            damaged.get_mut(name).unwrap()[bit / 8] ^= 1 << (bit % 8);
+            sample.push(damaged);
+        }
+        for cut in (0..=len).step_by(len / 3) {
+            let mut damaged = good.clone();
+            damaged.get_mut(name).unwrap().truncate(cut);
+            sample.push(damaged);
+        }
+    }
+    let mut refused = 0;
+    for damaged in &sample {
+        put_files(data, damaged);
+        let before = files(data);
+        let (said, code) = run("--check", data);
+        let named = |flaw: &str| said.lines().any(|line| line.contains(flaw));
+        let mut after = files(data);
+        after.remove("lock");
+        assert_eq!(after, before, "a check changes nothing: {said}");
+        let (started, started_code) = run(START, data);
+        if code == Some(0) {
+            assert_eq!(started_code, Some(0), "{said}{started}");
+            assert_eq!(started.contains("torn end"), named("a torn end"), "{said}");
+            continue;
+        }
+        refused += 1;
+        assert_eq!((code, started_code), (Some(1), Some(1)), "{said}{started}");
+        let line = started.lines().next().expect("a line");
+        assert!(line.ends_with("by server --repair"), "{started}");
+        let (repaired, code) = run("--repair", data);
+        assert_eq!(code, Some(0), "{said}{repaired}");
+        assert!(repaired.contains("0000000003.kv is new and has the "), "{repaired}");
+        let (checked, code) = run("--check", data);
+        assert_eq!(code, Some(0), "{checked}");
+        assert_eq!(run(START, data).1, Some(0), "{checked}");
+    }
+    assert!(refused > 10 && refused < sample.len() - 2, "{refused}");
+}
+
+#[test]
+fn a_check_says_what_is_there() {
+    let directory = TempDir::new();
+    let data = directory.path();
+    let mut damaged = few_records();
+    put_files(data, &damaged);
+    let all = damaged.clone().into_values().map(|bytes| records(&bytes));
+    let [first, second] = &all.collect::<Vec<_>>()[..] else { panic!() };
+    let (len, base) = (damaged[FIRST].len(), damaged[SECOND].len());
+    let sound = format!(
+        "{FIRST}: generation 1, {len} bytes from position 0, 4 records\n\
+         {SECOND}: generation 2, {base} bytes from position {len}, 5 records\n\
+         9 records, 3 live keys in 136 bytes, 260 bytes of garbage\n\
+         nothing that was safe is damaged\n"
+    );
+    let mtime = |name| fs::metadata(data.join(name)).expect("a file").mtime_nsec();
+    let before = [mtime(FIRST), mtime(SECOND)];
+    server("--check", data).assert().code(0).stdout(sound).stderr("");
+    assert_eq!([mtime(FIRST), mtime(SECOND)], before);
+
+    let Found { start, end, .. } = first[1];
+    damaged.get_mut(FIRST).unwrap()[end - 1] ^= 1;
+    let torn = second[4].clone();
+    damaged.get_mut(SECOND).unwrap().truncate(torn.end - 1);
+    put_files(data, &damaged);
+    let flaws = format!(
+        "{FIRST}: damaged at offset {start}: {} bytes; 2 good records follow\n\
+         {SECOND}: a torn end at offset {}: {} bytes, not known to have been synced, \
+         with 0 good records in them\n",
+        end - start,
+        torn.start,
+        torn.end - 1 - torn.start,
+    );
+    let output = server("--check", data).assert().code(1).stderr("");
+    let said = String::from_utf8_lossy(&output.get_output().stdout).into_owned();
+    assert!(said.contains(&flaws), "{said}");
+    assert!(said.ends_with("damaged: see server --repair\n"), "{said}");
+
+    let repaired = format!(
+        "{flaws}{THIRD} is new and has the 7 records that can be read\n\
+         {FIRST} is now {FIRST}.damaged\n{SECOND} is now {SECOND}.damaged\n\
+         {} bytes could not be read; a value whose deletion or overwriting was lost \
+         may have come back\n",
+        end - start + torn.end - 1 - torn.start,
+    );
+    server("--repair", data).assert().code(0).stdout(repaired).stderr("");
+    let nothing = "there is nothing to repair\n";
+    server("--repair", data).assert().code(0).stdout(nothing).stderr("");
+}
+
+#[test]
+fn where_there_are_no_data_nothing_is_made() {
+    let directory = TempDir::new();
+    let missing = directory.path().join("none");
+    for task in ["--check", "--repair", "--compact"] {
+        for data in [&missing, directory.path()] {
+            let (said, code) = run(task, data);
+            let beginning =
+                format!("server: can't use the data directory {}: ", data.display());
+            assert!(said.starts_with(&beginning), "{said}");
+            assert_eq!((said.lines().count(), code), (1, Some(1)), "{said}");
+        }
+        assert_eq!(files(directory.path()), BTreeMap::new());
+    }
+}
+
+#[test]
+fn data_in_use_are_left_to_their_owner() {
+    let server = Server::start(&[]);
+    let before = files(server.data());
+    for task in ["--check", "--repair", "--compact"] {
+        let (said, code) = run(task, server.data());
+        let owner = format!("process {} is using it", server.pid());
+        assert!(said.contains(&owner) && code == Some(1), "{said}");
+        assert!(files(server.data()) == before);
+    }
+}
+
+#[test]
+fn a_compaction_by_hand_leaves_what_lives_and_no_room() {
+    let directory = TempDir::new();
+    let data = directory.path();
+    let good = few_records();
+    // Two generations, of which the newer has garbage as well.
+    put_files(data, &good);
+    let before: usize = good.values().map(Vec::len).sum();
+    let after = HEADER_LEN + 136;
+    let said = format!("{before} bytes before, {after} now, with 3 items\n");
+    server("--compact", data).assert().code(0).stdout(said).stderr("");
+    let now = files(data);
+    assert_eq!(now.keys().collect::<Vec<_>>(), [THIRD, "lock"]);
+    assert_eq!(now[THIRD].len(), after);
+    let model = model_without(&good, |_, _| false);
+    put_files(data, &now);
+    assert_eq!(check_contents(&Faulty::new(data), &model), None);
+    // There is no garbage, and it is done all the same.
+    let said = format!("{after} bytes before, {after} now, with 3 items\n");
+    server("--compact", data).assert().code(0).stdout(said);
+    assert!(files(data).contains_key("0000000004.kv"));
+}
+
+#[test]
+fn a_compaction_by_hand_does_a_flush_that_is_due() {
+    let directory = TempDir::new();
+    let (good, _) = two_generations();
+    put_files(directory.path(), &good);
+    let disk = Faulty::new(directory.path());
+    let (store, _) = disk.open(&options(), LATER).unwrap();
+    store.compact_once(&|| LATER).unwrap();
+    assert_eq!(store.figures().items, 0);
+    drop(store);
+    assert_eq!(records(&files(directory.path())[THIRD]).len(), 0);
+}
+
+#[test]
+fn a_header_of_other_sizes_than_asked_for_is_said() {
+    let directory = TempDir::new();
+    put_files(directory.path(), &few_records());
+    for task in ["--check --key-size 60", "--repair --key-size 60"] {
+        let (said, code) = run(task, directory.path());
+        assert!(said.contains("was made with KEY_SIZE 4, INT_SIZE 2"), "{said}");
+        assert_eq!((said.lines().count(), code), (1, Some(1)));
+    }
+}
+
+#[test]
+fn a_server_goes_on_with_what_was_repaired() {
+    let directory = TempDir::new();
+    let options = Options { settings: Settings::default(), ..options() };
+    let disk = Faulty::new(directory.path());
+    let (store, _) = disk.open(&options, NOW).unwrap();
+    let mut session = Session::at(NOW);
+    for key in [&b"a"[..], b"b", b"c"] {
+        store.set(&mut session, key, 7, 0, key).unwrap();
+        store.commit(&session).unwrap();
+    }
+    drop(store);
+    let mut damaged = files(directory.path());
+    let hit = records(&damaged[FIRST])[1].start;
+    damaged.get_mut(FIRST).unwrap()[hit] ^= 1;
+    damaged.get_mut(FIRST).unwrap()[10] ^= 1;
+    put_files(directory.path(), &damaged);
+    server("--repair", directory.path()).assert().code(0);
+    let server = Server::start_on(directory.path(), &[]);
+    let address = server.addr.to_string();
+    let options = client::Options { address, ..client::Options::default() };
+    let mut client = Client::connect(&options).expect("it serves");
+    let mut value = |key| client.get(key).expect("an answer").map(|item| item.value);
+    assert_eq!(value("a").as_deref(), Some(&b"a"[..]));
+    assert_eq!(value("b"), None);
+    assert_eq!(value("c").as_deref(), Some(&b"c"[..]));
+    client.set("b", "new", 0, 0).expect("stored");
+}
