@@ -10,6 +10,7 @@
 //! | requests and replies | [`Server::start`], [`dialogue::replay`] |
 //! | a connection's own ways | [`Server::start`], [`Server::connect`] |
 //! | what outlives a crash | a [`TempDir`], [`Server::start_on`], [`Server::kill`] |
+//! | what clients were told at the same time | [`linear::check`] |
 //! | what the server says | [`Server::wait_for_line`] |
 //! | damaged files, and what they should mean | [`history`] |
 //! | a stream in many ways cut | [`stream::read`], [`stream::answers`] |
@@ -24,6 +25,7 @@
 pub mod dialogue;
 pub mod disk;
 pub mod history;
+pub mod linear;
 pub mod stream;
 
 use std::env;
