@@ -1,7 +1,7 @@
 # `make` lists the targets. Everything here is a thin shell around cargo.
 
 .PHONY: help build test check run demo designs bench bench-against bench-redis bench-growth docs clean \
-  test-against test-idle interop
+  test-against test-idle torture interop
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -29,6 +29,10 @@ test-against: ## replay the dialogues against ADDR=host:port, which is flushed
 
 test-idle: ## 10,000 idle connections, or IDLE=n, while one client works
 	IDLE=$(or $(IDLE),10000) cargo test --release --test server idle_connections
+
+torture: ## kill servers under load, ROUNDS=1000 times and more, from SEED=1 on: minutes
+	ROUNDS=$(or $(ROUNDS),1000) SEED=$(or $(SEED),1) \
+	  cargo test --release --test torture -- --nocapture
 
 bench: ## measure, with 50 to 400 connections: about a minute
 	cargo run --release --bin driver -- --bench

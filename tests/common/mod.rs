@@ -31,12 +31,13 @@ pub mod stream;
 use std::env;
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::mem::ManuallyDrop;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{self, Child, Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::mpsc::{self, Receiver};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -72,8 +73,21 @@ impl Server {
         server
     }
 
-    /// Starts a server with `args` in `data`, which stays when the server goes.
+    /// Starts a server with `args` in `data`, which stays when the server goes, and
+    /// waits until it listens.
     pub fn start_on(data: &Path, args: &[&str]) -> Server {
+        let mut server = Server::spawn_on(data, args);
+        let line = server.wait_for_line("Server: Listening on ", START_TIMEOUT);
+        let (_, rest) = line.split_once("Listening on ").expect("found above");
+        server.addr = rest
+            .trim_end_matches('.')
+            .parse()
+            .unwrap_or_else(|_| panic!("no address in {line:?}"));
+        server
+    }
+
+    /// The same, but waits for nothing: where it will listen is not known yet.
+    pub fn spawn_on(data: &Path, args: &[&str]) -> Server {
         // SERVER_HOST and SERVER_PORT give defaults: those of whoever runs the tests
         // must not decide where this server listens.
         let mut child = Command::new(env!("CARGO_BIN_EXE_server"))
@@ -95,19 +109,9 @@ impl Server {
                 let _ = sender.send(line);
             }
         });
-        // The address is not known yet; the value exists already, so that a panic
-        // below kills the process.
         let addr = SocketAddr::from(([127, 0, 0, 1], 0));
         let data = data.to_path_buf();
-        let mut server =
-            Server { addr, child, lines: Mutex::new(lines), data, owned: None };
-        let line = server.wait_for_line("Server: Listening on ", START_TIMEOUT);
-        let (_, rest) = line.split_once("Listening on ").expect("found above");
-        server.addr = rest
-            .trim_end_matches('.')
-            .parse()
-            .unwrap_or_else(|_| panic!("no address in {line:?}"));
-        server
+        Server { addr, child, lines: Mutex::new(lines), data, owned: None }
     }
 
     /// A new connection that sends at once and gives up reading or writing after
@@ -120,15 +124,31 @@ impl Server {
     /// are dropped. Panics after `timeout`, or when the output ends, and says what
     /// came instead.
     pub fn wait_for_line(&self, text: &str, timeout: Duration) -> String {
+        self.find_line(text, timeout).unwrap_or_else(|(error, others)| {
+            panic!("no line {text:?} ({error}), only {others:#?}")
+        })
+    }
+
+    /// Whether a line that contains `text` comes before `timeout`.
+    pub fn says(&self, text: &str, timeout: Duration) -> bool {
+        self.find_line(text, timeout).is_ok()
+    }
+
+    /// The line, or the lines that came instead.
+    fn find_line(
+        &self,
+        text: &str,
+        timeout: Duration,
+    ) -> Result<String, (RecvTimeoutError, Vec<String>)> {
         let deadline = Instant::now() + timeout;
         let lines = self.lines.lock().expect("an earlier wait has failed");
         let mut others = Vec::new();
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             match lines.recv_timeout(left) {
-                Ok(line) if line.contains(text) => return line,
+                Ok(line) if line.contains(text) => return Ok(line),
                 Ok(line) => others.push(line),
-                Err(error) => panic!("no line {text:?} ({error}), only {others:#?}"),
+                Err(error) => return Err((error, others)),
             }
         }
     }
@@ -194,6 +214,11 @@ impl TempDir {
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Leaves it there for whoever wants to look at it.
+    pub fn keep(self) -> PathBuf {
+        ManuallyDrop::new(self).path.clone()
     }
 }
 

@@ -1,0 +1,510 @@
+//! The torture run: real servers under load, killed again and again, and every answer
+//! that they gave is judged.
+//!
+//! A round has a fresh directory, and settings drawn from its seed. Several servers live
+//! on that directory, one after another, and each is killed with SIGKILL: after some
+//! answers, when compaction has begun or has just ended, when a miss may show a delete
+//! that nobody has acknowledged yet, or on the way to listening. Clients work on a few
+//! keys that they share, and go on with the next server. Each keeps a ledger of what it
+//! asked and was told. In the end the history of each key must be linearizable, kills or
+//! not: see `common/linear.rs`.
+//!
+//! `make torture ROUNDS=1000 SEED=1` is the long run. The second round has the next seed,
+//! and so on; a round that fails says its own, and leaves its directory behind. A seed
+//! determines settings, requests and what a kill waits for, but not how threads
+//! interleave: it may take some tries until it fails again.
+
+mod common;
+
+use common::linear::{self, Asked, Operation, hit};
+use common::{Server, TempDir, connect};
+use memcached_lite::log::file_name;
+use memcached_lite::random::Random;
+use std::env;
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+#[test]
+fn no_kill_takes_back_what_anybody_was_told() {
+    let first = parameter("SEED", 1);
+    for seed in first..first + parameter("ROUNDS", SHORT_RUN) {
+        let mut round = Round::new(seed);
+        if let Err(why) = round.play() {
+            panic!("{why}");
+        }
+        println!("{}", round.summary());
+    }
+}
+
+/// Rounds of the short run: some seconds.
+const SHORT_RUN: u64 = 15;
+
+fn parameter(name: &str, default: u64) -> u64 {
+    env::var(name).map_or(default, |text| text.parse().expect("a number"))
+}
+
+/// A server is killed after so many answers, whatever else is waited for.
+const LONGEST_LIFE: u64 = 3000;
+
+/// The longest time from a server's start to a kill that does not wait for it to
+/// listen, in microseconds.
+const LONGEST_START: usize = 6_000;
+
+struct Round {
+    seed: u64,
+    random: Random,
+    /// `None` once it is kept for inspection.
+    directory: Option<TempDir>,
+    /// The servers'.
+    options: Vec<String>,
+    keys: usize,
+    /// How many of the cues are drawn from.
+    cues: usize,
+    /// All moments come from here.
+    clock: Arc<AtomicU64>,
+    /// The first one reads all keys after each start; the others work.
+    clients: Vec<Client>,
+    kills: Vec<&'static str>,
+}
+
+impl Round {
+    fn new(seed: u64) -> Round {
+        let mut random = Random::new(seed);
+        let mut options = Vec::new();
+        let mut option = |name: &str, values: &[&str]| {
+            let value = values[random.below(values.len())];
+            options.extend([name.to_owned(), value.to_owned()]);
+        };
+        option("--sync", &["always", "every-second"]);
+        option("--threads", &["2", "3", "4"]);
+        option("--key-size", &["2", "20", "250"]);
+        option("--int-size", &["3", "4", "8"]);
+        option("--int-order", &["big", "little"]);
+        let keys = random.between(2, 8);
+        let longest = [50, 1_000, 30_000, 60_000][random.below(4)];
+        // Small values would have compaction wait for very long.
+        let cues = if longest <= 1000 { 2 } else { 4 };
+        let depth = [1, 1, 3, 6][random.below(4)];
+        let clients = (0..=random.between(3, 6)).map(|number| Client {
+            number,
+            random: Random::new(random.bits()),
+            longest,
+            depth,
+            stored: 0,
+            uniques: vec![0; keys],
+            ledger: Vec::new(),
+        });
+        Round {
+            seed,
+            clients: clients.collect(),
+            directory: Some(TempDir::new()),
+            options,
+            keys,
+            cues,
+            clock: Arc::default(),
+            kills: Vec::new(),
+            random,
+        }
+    }
+
+    fn data(&self) -> &Path {
+        self.directory.as_ref().expect("not given away yet").path()
+    }
+
+    fn play(&mut self) -> Result<(), String> {
+        for _ in 0..self.random.between(2, 4) {
+            while self.random.chance(0.3) {
+                self.kill_at_start();
+            }
+            self.live();
+        }
+        self.start();
+        (0..self.keys).try_for_each(|key| {
+            let entries = self.clients.iter().flat_map(|client| &client.ledger);
+            let of_key = entries.filter(|(k, _)| k.is_none_or(|k| k == key));
+            let history = of_key.map(|(_, operation)| operation.clone()).collect();
+            linear::check(history).map_err(|why| format!("key k{key}: {why}"))
+        })
+    }
+
+    /// Starts a server and kills it on its way, or when it has just begun to listen.
+    fn kill_at_start(&mut self) {
+        let after = Duration::from_micros(self.random.below(LONGEST_START) as u64);
+        let options: Vec<&str> = self.options.iter().map(String::as_str).collect();
+        let mut server = Server::spawn_on(self.data(), &options);
+        let listens = server.says("Server: Listening on ", after);
+        server.kill();
+        self.kills.push(if listens { "listening" } else { "starting" });
+    }
+
+    /// Starts a server, and reads all keys before anybody can write over what is there.
+    fn start(&mut self) -> Life {
+        let options: Vec<&str> = self.options.iter().map(String::as_str).collect();
+        let server = Server::start_on(self.data(), &options);
+        let life = Life::new(server, self.clock.clone(), self.keys);
+        let mut stream = BufReader::new(connect(life.addr).expect("it listens"));
+        let reads = (0..self.keys).map(|key| (Some(key), Asked::Gets)).collect();
+        let read = self.clients[0].exchange(&mut stream, reads, &life);
+        read.expect("it answers");
+        life
+    }
+
+    /// A server's life under load.
+    fn live(&mut self) {
+        let mut life = self.start();
+        let oldest = (1..).find(|&number| self.file(number).exists()).expect("a file");
+        // Short lives as often as long ones.
+        let most = 1 << self.random.between(2, 10);
+        let some = (self.keys + self.random.between(1, most)) as u64;
+        let few = self.random.below(20) as u64;
+        let name;
+        (name, life.cue, life.from, life.after) = match self.random.below(self.cues) {
+            0 => ("answered", Cue::Answer, some, 0),
+            1 => ("overtaken", Cue::Unfinished, some, 0),
+            2 => ("compacting", Cue::Comes(self.file(oldest + 1)), 0, few),
+            _ => ("compacted", Cue::Goes(self.file(oldest)), 0, few),
+        };
+        thread::scope(|scope| {
+            for client in &mut self.clients[1..] {
+                scope.spawn(|| client.work(&life));
+            }
+        });
+        assert!(life.is_over(), "the server has ended by itself");
+        self.kills.push(if life.is_long() { "at last" } else { name });
+        // What has no answer by now happened before this moment or never does.
+        let ended = life.tick();
+        for (_, operation) in self.clients.iter_mut().flat_map(|c| &mut c.ledger) {
+            operation.end = operation.end.min(ended);
+        }
+    }
+
+    fn file(&self, generation: u64) -> PathBuf {
+        self.data().join(file_name(generation))
+    }
+
+    fn summary(&self) -> String {
+        let operations: usize = self.clients.iter().map(|c| c.ledger.len()).sum();
+        format!(
+            "seed {}: {}; {} clients, {} keys, {operations} operations, killed {}",
+            self.seed,
+            self.options.join(" "),
+            self.clients.len() - 1,
+            self.keys,
+            self.kills.join(", ")
+        )
+    }
+}
+
+impl Drop for Round {
+    fn drop(&mut self) {
+        if thread::panicking()
+            && let Some(directory) = self.directory.take()
+        {
+            eprintln!(
+                "{}
+its data: {}",
+                self.summary(),
+                directory.keep().display()
+            );
+        }
+    }
+}
+
+/// What is waited for before a server is killed.
+enum Cue {
+    /// An answer, whichever.
+    Answer,
+    /// This file: compaction has begun.
+    Comes(PathBuf),
+    /// The end of this file: compaction is over.
+    Goes(PathBuf),
+    /// A miss, while a delete or flush of the key has no answer yet.
+    Unfinished,
+}
+
+/// A server, and when it is to be killed.
+struct Life {
+    addr: SocketAddr,
+    server: Mutex<Server>,
+    clock: Arc<AtomicU64>,
+    cue: Cue,
+    /// The cue counts from this answer on ...
+    from: u64,
+    /// ... and so many answers after it comes the kill.
+    after: u64,
+    /// Answers that there have been.
+    answers: AtomicU64,
+    /// At this answer it is killed.
+    kill_at: AtomicU64,
+    /// For each key, how many deletes and flushes have no answer yet.
+    removing: Vec<AtomicU64>,
+}
+
+impl Life {
+    /// Nothing is waited for yet.
+    fn new(server: Server, clock: Arc<AtomicU64>, keys: usize) -> Life {
+        Life {
+            addr: server.addr,
+            server: Mutex::new(server),
+            clock,
+            cue: Cue::Answer,
+            from: u64::MAX,
+            after: 0,
+            answers: AtomicU64::new(0),
+            kill_at: AtomicU64::new(LONGEST_LIFE),
+            removing: (0..keys).map(|_| AtomicU64::new(0)).collect(),
+        }
+    }
+
+    fn tick(&self) -> u64 {
+        self.clock.fetch_add(1, SeqCst)
+    }
+
+    /// The counters that a request belongs to.
+    fn removing(&self, key: Option<usize>, asked: &Asked) -> &[AtomicU64] {
+        match (asked, key) {
+            (Asked::Delete, Some(key)) => &self.removing[key..=key],
+            (Asked::FlushAll, _) => &self.removing,
+            _ => &[],
+        }
+    }
+
+    fn asked(&self, key: Option<usize>, asked: &Asked) {
+        for counter in self.removing(key, asked) {
+            counter.fetch_add(1, SeqCst);
+        }
+    }
+
+    /// Whoever has the last answer kills the server at once: the less time it is given,
+    /// the less it can make up for.
+    fn answered(&self, key: Option<usize>, asked: &Asked, answer: &str) {
+        for counter in self.removing(key, asked) {
+            counter.fetch_sub(1, SeqCst);
+        }
+        let count = self.answers.fetch_add(1, SeqCst) + 1;
+        let is_cue = || match (&self.cue, key) {
+            (Cue::Answer, _) => true,
+            (Cue::Comes(file), _) => file.exists(),
+            (Cue::Goes(file), _) => !file.exists(),
+            (Cue::Unfinished, Some(key)) => {
+                answer == "END" && self.removing[key].load(SeqCst) > 0
+            }
+            (Cue::Unfinished, None) => false,
+        };
+        if count >= self.from && is_cue() {
+            self.kill_at.fetch_min(count + self.after, SeqCst);
+        }
+        if self.is_over() {
+            self.server.lock().expect("nobody has panicked").kill();
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.answers.load(SeqCst) >= self.kill_at.load(SeqCst)
+    }
+
+    /// Whether its cue has never come.
+    fn is_long(&self) -> bool {
+        self.kill_at.load(SeqCst) == LONGEST_LIFE
+    }
+}
+
+struct Client {
+    number: usize,
+    random: Random,
+    /// The longest value that it stores, in bytes.
+    longest: usize,
+    /// The most requests that it sends at once.
+    depth: usize,
+    /// How many values it has stored.
+    stored: u64,
+    /// Of each key the unique that it saw last.
+    uniques: Vec<u64>,
+    /// All it has asked: of which key, `None` for all.
+    ledger: Vec<(Option<usize>, Operation)>,
+}
+
+impl Client {
+    /// Works until the server is gone.
+    fn work(&mut self, life: &Life) {
+        let served = connect(life.addr).and_then(|stream| {
+            let mut stream = BufReader::new(stream);
+            loop {
+                let requests = self.requests();
+                self.exchange(&mut stream, requests, life)?;
+            }
+        });
+        let error: io::Error = match served {
+            Ok(never) => never,
+            Err(error) => error,
+        };
+        let late = [ErrorKind::WouldBlock, ErrorKind::TimedOut];
+        assert!(!late.contains(&error.kind()), "no answer in time");
+    }
+
+    /// What to send at once: of each key one request at most, so that as many are
+    /// under way at the same time as there are clients.
+    fn requests(&mut self) -> Vec<(Option<usize>, Asked)> {
+        if self.random.chance(0.01) {
+            return vec![(None, Asked::FlushAll)];
+        }
+        let keys = self.uniques.len();
+        let count = self.random.between(1, self.depth.min(keys));
+        // The first ones are hot, the last ones often left alone.
+        let last = self.random.below(keys);
+        let first = self.random.below(last + 1);
+        (first..first + count)
+            .map(|key| (Some(key % keys), self.ask(key % keys)))
+            .collect()
+    }
+
+    fn ask(&mut self, key: usize) -> Asked {
+        match self.random.below(100) {
+            0..20 => Asked::Get,
+            20..30 => Asked::Gets,
+            30..48 => Asked::Set(self.value()),
+            48..56 => Asked::Set(self.number()),
+            56..70 => Asked::Delete,
+            70..78 => Asked::Add(self.value()),
+            78..84 => Asked::Append(self.value_of(1)),
+            84..92 => Asked::Cas(self.value(), self.uniques[key]),
+            _ => Asked::Incr(1 + self.random.below(9) as u64),
+        }
+    }
+
+    fn value(&mut self) -> String {
+        let len = self.random.below(self.longest);
+        self.value_of(len)
+    }
+
+    /// A value in short: who stores it, its number, and how many bytes follow.
+    fn value_of(&mut self, len: usize) -> String {
+        self.stored += 1;
+        format!("v{}.{}:{len};", self.number, self.stored)
+    }
+
+    /// A number that no other can be counted up to.
+    fn number(&mut self) -> String {
+        self.stored += 1;
+        ((self.stored * 10 + self.number as u64) * 1_000_000).to_string()
+    }
+
+    /// Sends the requests in one write, and takes the answers into the ledger.
+    fn exchange(
+        &mut self,
+        stream: &mut BufReader<TcpStream>,
+        requests: Vec<(Option<usize>, Asked)>,
+        life: &Life,
+    ) -> io::Result<()> {
+        let mut sent = Vec::new();
+        let first = self.ledger.len();
+        let (client, call) = (self.number, life.tick());
+        for (key, asked) in requests {
+            write_request(key.unwrap_or_default(), &asked, &mut sent);
+            life.asked(key, &asked);
+            let (answer, unique, end) = (None, None, u64::MAX);
+            let operation = Operation { client, call, end, asked, answer, unique };
+            self.ledger.push((key, operation));
+        }
+        stream.get_mut().write_all(&sent)?;
+        for (key, operation) in &mut self.ledger[first..] {
+            let (answer, unique) = read_answer(stream)?;
+            operation.end = life.tick();
+            life.answered(*key, &operation.asked, &answer);
+            operation.answer = Some(answer);
+            operation.unique = unique;
+            if let (Some(key), Some(unique)) = (*key, unique) {
+                self.uniques[key] = unique;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn write_request(key: usize, asked: &Asked, out: &mut Vec<u8>) {
+    let (verb, value, unique) = match asked {
+        Asked::Get | Asked::Gets | Asked::Delete => {
+            return write!(out, "{asked} k{key}\r\n").expect("memory");
+        }
+        Asked::Incr(delta) => {
+            return write!(out, "incr k{key} {delta}\r\n").expect("memory");
+        }
+        Asked::FlushAll => return write!(out, "{asked}\r\n").expect("memory"),
+        Asked::Set(value) => ("set", value, String::new()),
+        Asked::Add(value) => ("add", value, String::new()),
+        Asked::Append(value) => ("append", value, String::new()),
+        Asked::Cas(value, unique) => ("cas", value, format!(" {unique}")),
+    };
+    let value = in_full(value);
+    write!(out, "{verb} k{key} 0 0 {}{unique}\r\n", value.len()).expect("memory");
+    out.extend(value);
+    out.extend(b"\r\n");
+}
+
+/// An answer in the checker's words, and the unique in it.
+fn read_answer(stream: &mut BufReader<TcpStream>) -> io::Result<(String, Option<u64>)> {
+    let line = read_line(stream)?;
+    let words: Vec<&str> = line.split(' ').collect();
+    let ["VALUE", _, _, len, ref unique @ ..] = words[..] else {
+        return Ok((line, None));
+    };
+    let mut value = vec![0; len.parse().expect("a length")];
+    stream.read_exact(&mut value)?;
+    assert_eq!(read_line(stream)?, "");
+    assert_eq!(read_line(stream)?, "END");
+    let unique = unique.first().map(|unique| unique.parse().expect("a unique"));
+    Ok((hit(&in_short(&value)), unique))
+}
+
+/// The next line, without its end. Half a line is none.
+fn read_line(stream: &mut BufReader<TcpStream>) -> io::Result<String> {
+    let mut line = String::new();
+    stream.read_line(&mut line)?;
+    match line.strip_suffix("\r\n") {
+        Some(line) => Ok(line.to_owned()),
+        None => Err(ErrorKind::UnexpectedEof.into()),
+    }
+}
+
+/// The bytes that a value in short stands for: each of its parts with so many letters
+/// behind it as it says.
+fn in_full(short: &str) -> Vec<u8> {
+    let mut value = Vec::new();
+    for part in short.split_inclusive(';') {
+        value.extend(part.bytes());
+        let (letter, len) = letters(part);
+        value.resize(value.len() + len, letter);
+    }
+    value
+}
+
+/// The value in short, if it is one that was stored; else with what is wrong in it.
+fn in_short(mut value: &[u8]) -> String {
+    let mut short = String::new();
+    while let Some(end) = value.iter().position(|&byte| byte == b';') {
+        let (part, rest) = value.split_at(end + 1);
+        let part = String::from_utf8_lossy(part);
+        let (letter, len) = letters(&part);
+        if rest.iter().take_while(|&&byte| byte == letter).take(len).count() < len {
+            break;
+        }
+        short += &part;
+        value = &rest[len..];
+    }
+    short + &value[..value.len().min(100)].escape_ascii().to_string()
+}
+
+/// Which letter follows a part, and how often.
+fn letters(part: &str) -> (u8, usize) {
+    let Some((name, len)) = part.trim_end_matches(';').split_once(':') else {
+        return (b'a', 0);
+    };
+    let number = name.rsplit('.').next().and_then(|name| name.parse::<u64>().ok());
+    let letter = b'a' + (number.unwrap_or_default() % 26) as u8;
+    (letter, len.parse().unwrap_or_default())
+}
