@@ -74,6 +74,13 @@ pub const SERVER: &[Spec] = &[
         "SECS",
         "exit when nobody was connected so long [0, never]",
     ),
+    spec(
+        "auth-file",
+        Some('Y'),
+        "FILE",
+        "only who is in it may come in: user:password",
+    ),
+    spec("insecure", None, "", "listen beyond loopback without --auth-file"),
     spec("dialect", None, "NAME", "memcached, lite or raw [memcached]"),
     spec("verbose", Some('v'), "", "tell of connections; -vv: of each request"),
     spec("check", None, "", "say what is in the data and what is damaged, and exit"),
@@ -89,6 +96,7 @@ pub const CLIENT: &[Spec] = &[
     spec("port", Some('p'), "NUM", "its port [11211, SERVER_PORT]"),
     spec("timeout", None, "SECS", "how long to wait for it [10]"),
     spec("retry", None, "SECS", "between attempts to connect [5]"),
+    spec("auth-file", None, "FILE", "log in as its first line says, user:password"),
     spec("key-size", None, "BYTES", "longest key that is sent [250]"),
     spec(
         "dialect",
@@ -421,6 +429,8 @@ pub fn server_options(args: &Args) -> Result<server::Options, String> {
     options.store.sync = args.choice("sync", modes)?.unwrap_or(options.store.sync);
     // The server reads the sizes of raw from its data.
     options.dialect = args.dialect(Format::default())?;
+    options.auth_file = args.text("auth-file").map(Into::into);
+    options.insecure = args.has("insecure");
     if let Some(text) = args.text("max-item-size") {
         options.store.max_item_size = size("max-item-size", text)?;
     }

@@ -10,6 +10,7 @@
 //! Left out: pipelining and `noreply`, which need a caller that can live with errors
 //! that come late; and choosing among several servers, which a proxy does better.
 
+use crate::auth::Login;
 use crate::dialect::{Dialect, INVALID_REQUEST};
 use crate::protocol::{MAX_LENGTH, Request, Retrieval, Topic, Verb};
 use crate::reply::{Reply, ValueLine};
@@ -34,6 +35,9 @@ pub struct Options {
     pub key_size: usize,
     /// How requests and replies are worded.
     pub dialect: Dialect,
+    /// Shown on each connection before anything else, if there is one. A server that
+    /// wants none takes it for an item under the key `login`, which expires at once.
+    pub login: Option<Login>,
 }
 
 impl Default for Options {
@@ -44,6 +48,7 @@ impl Default for Options {
             retry: Duration::from_secs(5),
             key_size: 250,
             dialect: Dialect::Memcached,
+            login: None,
         }
     }
 }
@@ -183,7 +188,12 @@ impl Client {
         let deadline = Instant::now() + options.timeout;
         loop {
             let error = match Client::attempt(options, deadline) {
-                Ok(client) => return Ok(client),
+                Ok(mut client) => {
+                    if let Some(login) = &options.login {
+                        client.log_in(login)?;
+                    }
+                    return Ok(client);
+                }
                 Err(error) => ClientError::Connect(options.address.clone(), error),
             };
             if Instant::now() + options.retry >= deadline {
@@ -213,6 +223,13 @@ impl Client {
             }
         }
         Err(last)
+    }
+
+    fn log_in(&mut self, login: &Login) -> Result<()> {
+        match self.ask(Request::Authenticate(login.as_bytes()))? {
+            Reply::Stored => Ok(()),
+            other => unexpected(&other),
+        }
     }
 
     /// The item under `key`.

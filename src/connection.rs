@@ -15,7 +15,10 @@
 //! - V2: what a connection holds is bounded: one unfinished request and one read,
 //!   and [`OUTPUT_LIMIT`] of replies and one value more.
 //! - V3: an idle connection holds no buffers.
+//! - V4: with `--auth-file`, nothing but a login is executed for a stranger, and its
+//!   block is short: see `auth.rs`.
 
+use crate::auth;
 use crate::dialect::Dialect;
 use crate::os::Interest;
 use crate::protocol::{BlockEnd, Message, Parsed, Refusal};
@@ -52,6 +55,8 @@ struct Swallow {
 /// See the module's page.
 pub struct Connection {
     stream: Stream,
+    /// Its client has shown a login. Asked only where one is wanted.
+    authenticated: bool,
     /// Read and not yet executed: the beginning of a request or, while execution is
     /// paused, whole ones. Empty most of the time, since what is complete is executed
     /// from the worker's read buffer.
@@ -84,6 +89,7 @@ impl Connection {
     pub fn new(stream: Stream, now: Instant) -> Connection {
         Connection {
             stream,
+            authenticated: false,
             input: Vec::new(),
             needed: 0,
             line_open: false,
@@ -263,7 +269,12 @@ impl Connection {
         // The clock is looked at for `-vv` alone.
         let service = &context.service;
         let begun = (service.verbosity > 1).then(Instant::now);
-        let (used, noreply) = match service.dialect.parse(bytes, &service.limits) {
+        // V4
+        let parsed = match service.credentials {
+            Some(_) if !self.authenticated => auth::parse(bytes, &service.limits),
+            _ => service.dialect.parse(bytes, &service.limits),
+        };
+        let (used, noreply) = match parsed {
             Parsed::Incomplete(needed) => {
                 (self.needed, self.line_open) = (needed, false);
                 return 0;
@@ -286,6 +297,14 @@ impl Connection {
                 used,
                 ..
             }) => (self.get(retrieval, keys, &bytes[..used], context), false),
+            Parsed::Message(Message {
+                request: Request::Authenticate(block),
+                used,
+                ..
+            }) => {
+                self.authenticated = context.authenticate(block, &mut self.output);
+                (used, false)
+            }
             Parsed::Message(Message { request, noreply, used }) => {
                 self.closing = request == Request::Quit;
                 context.perform(request, &mut self.output);
@@ -303,8 +322,13 @@ impl Connection {
 
     /// Answers what is malformed or too large, at once or behind its data block.
     fn refuse(&mut self, refusal: &Refusal, context: &mut Context) {
-        if refusal.swallow.is_some() || refusal.error == Error::BadChunk {
-            context.count(Counter::CmdSet, 1);
+        match refusal.error {
+            Error::AuthenticationFailure => context.count_login(false),
+            Error::Unauthenticated => {}
+            error if refusal.swallow.is_some() || error == Error::BadChunk => {
+                context.count(Counter::CmdSet, 1);
+            }
+            _ => {}
         }
         let mut reply = Reply::Refused(refusal.error);
         if let Some(key) = refusal.stale

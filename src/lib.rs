@@ -49,7 +49,7 @@
 //! | [`store`], [`commands`] | what an answer depends on; what each command means |
 //! | [`compact`] | live records move to the next file, the old file goes |
 //! | [`check`], [`repair`] | what a start would make of the files; a new file of what can be read |
-//! | [`words`], [`reply`], [`protocol`], [`dialect`] | bytes <-> requests, and replies <-> bytes |
+//! | [`words`], [`reply`], [`protocol`], [`dialect`], [`auth`] | bytes <-> requests, and replies <-> bytes; who may ask |
 //! | [`os`] | the few system calls that the standard library lacks |
 //! | [`stats`], [`service`] | from a request to its reply |
 //! | [`connection`], [`listener`], `syncer`, `pool`, `worker`, [`server`] | sockets: who is served, by whom, and when |
@@ -63,6 +63,7 @@
 //! `docs/` explain each part and number its invariants; code and tests cite the numbers.
 
 pub mod args;
+pub mod auth;
 pub mod bench;
 pub mod chart;
 pub mod check;

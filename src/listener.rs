@@ -36,6 +36,10 @@ pub struct Options {
     pub store: store::Options,
     /// `--dialect`: how requests and replies are worded.
     pub dialect: Dialect,
+    /// `--auth-file`: who may come in, if not everybody.
+    pub auth_file: Option<PathBuf>,
+    /// `--insecure`: everybody may, also from other machines.
+    pub insecure: bool,
     /// `--threads`: workers.
     pub threads: usize,
     /// `--conn-limit`: connections served at once.
@@ -62,6 +66,8 @@ impl Default for Options {
             data: "data".into(),
             store: store::Options::default(),
             dialect: Dialect::Memcached,
+            auth_file: None,
+            insecure: false,
             threads: thread::available_parallelism().map_or(1, usize::from),
             conn_limit: 1024,
             backlog: 0,
@@ -116,7 +122,7 @@ impl Listener {
                 "choose another --unix-socket",
             ),
             None => {
-                let address = loopback_address(options)?;
+                let address = tcp_address(options)?;
                 let bound = TcpListener::bind(address).map(Listener::Tcp);
                 let advice = "choose another --listen or --port; 0 is any that is free";
                 (address.to_string(), bound, advice)
@@ -185,8 +191,10 @@ impl AsFd for Listener {
     }
 }
 
-fn loopback_address(options: &Options) -> Result<SocketAddr, StartError> {
-    let Options { listen, port, .. } = options;
+/// Anybody on the network can reach what is not loopback, so that has to be meant.
+fn tcp_address(options: &Options) -> Result<SocketAddr, StartError> {
+    let Options { listen, port, insecure, auth_file, .. } = options;
+    let anywhere = *insecure || auth_file.is_some();
     let mut addresses =
         (listen.as_str(), *port).to_socket_addrs().map_err(|error| {
             StartError::Usage(format!(
@@ -194,10 +202,11 @@ fn loopback_address(options: &Options) -> Result<SocketAddr, StartError> {
             ))
         })?;
     match addresses.next() {
-        Some(address) if address.ip().is_loopback() => Ok(address),
+        Some(address) if anywhere || address.ip().is_loopback() => Ok(address),
         _ => Err(StartError::Usage(format!(
             "--listen {listen} can be reached from other machines, and anybody there \
-             could read and change the data; use 127.0.0.1, ::1 or --unix-socket"
+             could read and change the data; give --auth-file, or --insecure if that is \
+             meant, or listen on 127.0.0.1, ::1 or a --unix-socket"
         ))),
     }
 }

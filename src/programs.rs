@@ -2,6 +2,7 @@
 //! what the driver starts itself as.
 
 use crate::args::{self, Args, Parsed, Spec, Task};
+use crate::auth::Credentials;
 use crate::bench;
 use crate::check::check;
 use crate::disk::Directory;
@@ -139,8 +140,12 @@ pub fn client(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 fn make_shell(args: &Args) -> Result<Shell<io::Stdout, io::Stderr>, String> {
     let quote = args.has("quote");
+    let mut options = args::client_options(args)?;
+    if let Some(path) = args.text("auth-file") {
+        options.login = Some(Credentials::read(path.as_ref())?.into_first());
+    }
     Ok(Shell {
-        options: args::client_options(args)?,
+        options,
         flags: args.number("flags", 0..=u32::MAX)?.unwrap_or(0),
         exptime: args.number("exptime", i64::MIN..=i64::MAX)?.unwrap_or(0),
         quote,

@@ -147,6 +147,8 @@ pub enum Request<'a> {
     Verbosity,
     /// `quit`.
     Quit,
+    /// The `set` by which a stranger shows who he is, see `auth.rs`: its block.
+    Authenticate(&'a [u8]),
 }
 
 /// What the four commands of the get family differ in.
@@ -191,16 +193,10 @@ pub enum Topic {
 /// Finds the request at the head of `input`.
 pub fn parse<'a>(input: &'a [u8], limits: &Limits) -> Parsed<'a> {
     let limit = if carries_keys(input) { limits.keys_line() } else { limits.line() };
-    let window = &input[..input.len().min(limit + 1)];
-    let Some(end) = window.iter().position(|&byte| byte == b'\n') else {
-        // P1: a line is too long by its length, and not by where a read has ended.
-        return match input.len() > limit {
-            true => Parsed::Hangup,
-            false => Parsed::Unended(limit),
-        };
+    let (line, used) = match first_line(input, limit) {
+        Ok(found) => found,
+        Err(parsed) => return parsed,
     };
-    let line = input[..end].strip_suffix(b"\r").unwrap_or(&input[..end]);
-    let used = end + 1;
     let body = &input[used..];
     let mut words = Words(line);
     let command = words.next().unwrap_or_default();
@@ -229,6 +225,24 @@ pub fn parse<'a>(input: &'a [u8], limits: &Limits) -> Parsed<'a> {
         Ok(request) => Parsed::Message(Message { request, noreply, used }),
         Err(error) => refuse(error, noreply, used),
     }
+}
+
+/// The line at the head of `input`, without its end, and how many bytes it takes up;
+/// or what there is instead, where no line may have more than `limit` bytes.
+pub(crate) fn first_line(
+    input: &[u8],
+    limit: usize,
+) -> Result<(&[u8], usize), Parsed<'_>> {
+    let window = &input[..input.len().min(limit + 1)];
+    let Some(end) = window.iter().position(|&byte| byte == b'\n') else {
+        // P1: a line is too long by its length, and not by where a read has ended.
+        return Err(match input.len() > limit {
+            true => Parsed::Hangup,
+            false => Parsed::Unended(limit),
+        });
+    };
+    let line = input[..end].strip_suffix(b"\r").unwrap_or(&input[..end]);
+    Ok((line, end + 1))
 }
 
 /// Whether the line is the first of a browser's request, which anybody's page may have
@@ -457,9 +471,13 @@ impl Request<'_> {
             Request::Version => words(&[b"version"]),
             Request::Verbosity => words(&[b"verbosity", b"0"]),
             Request::Quit => words(&[b"quit"]),
+            // Where nobody has to log in, it is an item, which expires at once.
+            Request::Authenticate(block) => {
+                append(out, format_args!("set login 0 -1 {}", block.len()));
+            }
         }
         out.extend_from_slice(b"\r\n");
-        if let Request::Store { value, .. } = self {
+        if let Request::Store { value, .. } | Request::Authenticate(value) = self {
             out.extend_from_slice(value);
             out.extend_from_slice(b"\r\n");
         }

@@ -36,6 +36,14 @@ pub enum Error {
     NotNumeric,
     /// The exptime of touch, gat or flush_all is no number.
     InvalidExptime,
+    /// From a stranger, anything but a login.
+    Unauthenticated,
+    /// A login that is not in the file.
+    AuthenticationFailure,
+    /// A login of fewer than two words.
+    BadToken,
+    /// No line end where a login's block should end.
+    BadTermination,
 }
 
 impl fmt::Display for Error {
@@ -53,6 +61,10 @@ impl fmt::Display for Error {
                 "CLIENT_ERROR cannot increment or decrement non-numeric value"
             }
             Error::InvalidExptime => "CLIENT_ERROR invalid exptime argument",
+            Error::Unauthenticated => "CLIENT_ERROR unauthenticated",
+            Error::AuthenticationFailure => "CLIENT_ERROR authentication failure",
+            Error::BadToken => "CLIENT_ERROR bad authentication token format",
+            Error::BadTermination => "CLIENT_ERROR bad command line termination",
         })
     }
 }

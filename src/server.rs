@@ -27,6 +27,7 @@
 //! do. Left out: moving connections between workers, so one worker can be busier than
 //! another when few clients do most of the work.
 
+use crate::auth::Credentials;
 use crate::dialect::Dialect;
 use crate::listener::Listener;
 pub use crate::listener::{Options, StartError};
@@ -59,6 +60,7 @@ impl Server {
     /// Takes the address first, then opens the data directory: what can't listen
     /// touches nothing.
     pub fn bind(options: Options) -> Result<Server, StartError> {
+        let credentials = credentials(&options)?;
         let listener = Listener::bind(&options)?;
         let opened = Store::open(&options.data, &options.store, unix_now());
         let (store, torn) = opened.map_err(|error| {
@@ -72,16 +74,22 @@ impl Server {
         if let Some(torn) = torn {
             eprintln!("server: {torn}");
         }
-        Ok(Server::new(options, listener, store))
+        Ok(Server::new(options, credentials, listener, store))
     }
 
     /// A server over a store that is open already.
     pub fn with_store(options: Options, store: Store) -> Result<Server, StartError> {
+        let credentials = credentials(&options)?;
         let listener = Listener::bind(&options)?;
-        Ok(Server::new(options, listener, store))
+        Ok(Server::new(options, credentials, listener, store))
     }
 
-    fn new(options: Options, listener: Listener, store: Store) -> Server {
+    fn new(
+        options: Options,
+        credentials: Option<Credentials>,
+        listener: Listener,
+        store: Store,
+    ) -> Server {
         // Raw sizes are as wide as those in the file, which may be older than the
         // options.
         let dialect = match options.dialect {
@@ -89,6 +97,7 @@ impl Server {
             other => other,
         };
         let service = Arc::new(Service {
+            credentials,
             dialect,
             limits: Limits {
                 key_size: store.key_size(),
@@ -144,10 +153,24 @@ impl Server {
     }
 }
 
+/// Who may come in, if not everybody.
+fn credentials(options: &Options) -> Result<Option<Credentials>, StartError> {
+    let Some(path) = &options.auth_file else { return Ok(None) };
+    if options.dialect != Dialect::Memcached {
+        return Err(StartError::Usage(
+            "--auth-file goes with --dialect memcached alone: the others have no words \
+             for a login"
+                .into(),
+        ));
+    }
+    Credentials::read(path).map(Some).map_err(StartError::Failed)
+}
+
 /// What `stats settings` tells.
 fn settings(options: &Options, listener: &Listener) -> Vec<(&'static str, String)> {
     let seconds =
         |time: Option<Duration>| time.map_or(0.0, |t| t.as_secs_f64()).to_string();
+    let auth_file = options.auth_file.as_ref().map(|path| path.display().to_string());
     vec![
         ("maxbytes", "0".into()),
         ("maxconns", options.conn_limit.to_string()),
@@ -160,6 +183,7 @@ fn settings(options: &Options, listener: &Listener) -> Vec<(&'static str, String
         ("tcp_backlog", options.backlog.to_string()),
         ("idle_timeout", seconds(options.idle_timeout)),
         ("request_timeout", seconds(options.request_timeout)),
+        ("auth_enabled_ascii", auth_file.unwrap_or("no".into())),
         ("data", options.data.display().to_string()),
     ]
 }

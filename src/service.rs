@@ -5,6 +5,7 @@
 //! worker sets once a tick, and counts in counters of its own. Nothing here knows of
 //! sockets; a reply goes into the buffer that the caller gives.
 
+use crate::auth::{Credentials, Login};
 use crate::dialect::Dialect;
 use crate::log::LogError;
 use crate::os;
@@ -32,6 +33,8 @@ pub struct Service {
     pub store: Store,
     /// What requests may ask for.
     pub limits: Limits,
+    /// Who may come in, if not everybody.
+    pub credentials: Option<Credentials>,
     /// How requests and replies are worded.
     pub dialect: Dialect,
     /// How much is said on standard output: 0, 1 (`-v`) or 2 (`-vv`).
@@ -94,9 +97,6 @@ impl Service {
             stat(name, &total);
         }
         stat("get_expired", &figures.expired_lookups);
-        // There is no authentication, so nobody has tried.
-        stat("auth_cmds", &0);
-        stat("auth_errors", &0);
         // Memory is not limited, and nothing is ever thrown out of it.
         stat("limit_maxbytes", &0);
         stat("evictions", &0);
@@ -272,11 +272,37 @@ impl Context {
                 return service.write_stats(topic, session.now, out);
             }
             // The connection's own business.
-            Request::Get(..) | Request::Quit => return,
+            Request::Get(..) | Request::Quit | Request::Authenticate(_) => return,
         };
         let reply =
             result.unwrap_or_else(|error| Reply::ServerError(error.to_string()));
         service.dialect.write_reply(&reply, out);
+    }
+
+    /// Whether a block shows that its sender may come in. Answers behind `out`.
+    pub fn authenticate(&self, block: &[u8], out: &mut Vec<u8>) -> bool {
+        let Service { credentials, dialect, .. } = &*self.service;
+        let login = Login::parse(block);
+        let admitted = match (&login, credentials) {
+            (Some(login), Some(credentials)) => credentials.admit(login),
+            _ => false,
+        };
+        if login.is_some() {
+            self.count_login(admitted);
+        }
+        let reply = match login {
+            Some(_) if admitted => Reply::Stored,
+            Some(_) => Reply::Refused(reply::Error::AuthenticationFailure),
+            None => Reply::Refused(reply::Error::BadToken),
+        };
+        dialect.write_reply(&reply, out);
+        admitted
+    }
+
+    /// Counts a login that was shown.
+    pub fn count_login(&self, admitted: bool) {
+        self.count(Counter::AuthCmds, 1);
+        self.count(Counter::AuthErrors, u64::from(!admitted));
     }
 
     /// Removes the old value of a key whose new one was too large.

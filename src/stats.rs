@@ -43,6 +43,10 @@ pub enum Counter {
     TouchHits,
     /// Touches and gats that did not.
     TouchMisses,
+    /// Logins that were shown.
+    AuthCmds,
+    /// Those among them that are not in the file.
+    AuthErrors,
     /// Bytes that came from clients.
     BytesRead,
     /// Bytes that went to clients.
@@ -50,7 +54,7 @@ pub enum Counter {
 }
 
 /// The names of the counters on the wire.
-pub const NAMES: [&str; 19] = [
+pub const NAMES: [&str; 21] = [
     "cmd_get",
     "cmd_set",
     "cmd_flush",
@@ -68,6 +72,8 @@ pub const NAMES: [&str; 19] = [
     "cas_badval",
     "touch_hits",
     "touch_misses",
+    "auth_cmds",
+    "auth_errors",
     "bytes_read",
     "bytes_written",
 ];

@@ -5,12 +5,13 @@ mod common;
 
 use assert_cmd::Command;
 use common::disk::files;
-use common::{NOBODY, REPLY_TIMEOUT, Server, TempDir};
+use common::{NOBODY, REPLY_TIMEOUT, Server, TempDir, auth_file};
 use memcached_lite::client::{Client, Options};
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, Permissions};
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Output;
 use std::time::{Duration, Instant};
 
@@ -122,6 +123,18 @@ fn a_command_line_that_makes_no_sense_is_refused_in_one_line() {
         ("server", "--listen ::", "--listen :: can be reached from other machines"),
         (
             "server",
+            "-Y logins --dialect lite",
+            "--auth-file goes with --dialect memcached alone",
+        ),
+        (
+            "server",
+            "-Y logins --dialect raw",
+            "--auth-file goes with --dialect memcached alone",
+        ),
+        ("server", "-Y", "--auth-file needs a value: FILE"),
+        ("server", "--insecure=yes", "--insecure takes no value: --insecure=yes"),
+        (
+            "server",
             "--listen nowhere.invalid",
             "--listen nowhere.invalid is no address",
         ),
@@ -159,6 +172,67 @@ fn a_command_line_that_makes_no_sense_is_refused_in_one_line() {
         assert!(line.starts_with(why), "{name} {args}: {line}");
         assert!(!directory.path().join("data").exists(), "{name} {args}");
     }
+}
+
+#[test]
+fn a_file_of_logins_has_to_be_its_owners_alone_and_to_make_sense() {
+    let directory = TempDir::new();
+    let data = directory.path().join("data");
+    let path = auth_file(&directory);
+    let refused = |name: &str, code| {
+        let mut command = program(name);
+        if name == "server" {
+            command.args(["--port", "0", "--data"]).arg(&data);
+        }
+        let output = command.args(["--auth-file", &path]).output().expect("it runs");
+        let line = complaint(name, &output, code);
+        assert!(line.contains(&path), "{line}");
+        assert!(!line.contains("secret"), "it shows what the file holds: {line}");
+        assert!(!data.exists());
+        line
+    };
+    for mode in [0o640, 0o604, 0o620, 0o602, 0o610, 0o644, 0o666] {
+        fs::set_permissions(&path, Permissions::from_mode(mode)).expect("chmod");
+        let advice = format!("{path} is open to others; `chmod 600 {path}`");
+        assert_eq!(refused("server", 1), advice, "{mode:o}");
+        assert_eq!(refused("client", 2), advice, "{mode:o}");
+    }
+    fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("chmod");
+    for (text, number) in [
+        ("", 1),
+        ("secret", 1),
+        ("user:secret\n\n", 2),
+        ("user:secret\nuser secret\n", 2),
+        ("user:secret\nuser:\n", 2),
+        ("user:sec ret\n", 1),
+    ] {
+        fs::write(&path, text).expect("write");
+        let line = refused("server", 1);
+        let says = format!("line {number} of {path} is not user:password");
+        assert!(line.starts_with(&says), "{line}");
+    }
+    fs::remove_file(&path).expect("remove");
+    assert!(refused("server", 1).starts_with(&format!("can't read {path}: ")));
+    fs::create_dir(&path).expect("mkdir");
+    assert!(refused("server", 1).contains("is no regular file"));
+    fs::remove_dir(&path).expect("rmdir");
+    // It would wait there for somebody who writes.
+    Command::new("mkfifo").arg(&path).assert().success();
+    assert!(refused("server", 1).contains("is no regular file"));
+}
+
+#[test]
+fn the_client_logs_in_with_the_first_line_of_a_file() {
+    let directory = TempDir::new();
+    let path = auth_file(&directory);
+    let server = Server::start(&["--auth-file", &path, "--sync", "every-second"]);
+    let stored = ask(&server, &["--auth-file", &path, "set", "k", "x"]);
+    assert_eq!(stored, ("STORED\n".into(), 0));
+    let refused = ("client: CLIENT_ERROR unauthenticated\n".into(), 1);
+    assert_eq!(ask(&server, &["get", "k"]), refused);
+    fs::write(&path, "user:another\nuser:password\n").expect("write");
+    let refused = ("client: CLIENT_ERROR authentication failure\n".into(), 1);
+    assert_eq!(ask(&server, &["--auth-file", &path, "get", "k"]), refused);
 }
 
 #[test]

@@ -4,7 +4,8 @@
 //! `MEMCACHED_ADDR` names, such as a real memcached on 127.0.0.1:11211, so that our
 //! tests and our server can't be wrong together. It is flushed again and again, so it
 //! must hold nothing of value. Dialogues tagged `[ours]` are skipped there, and files
-//! that want a server with options of ours.
+//! that want a server with options of ours. `MEMCACHED_AUTH_ADDR` names one for auth.txt,
+//! which has to be started with `-Y` and a file of `common::LOGINS`.
 //!
 //! The tests at the end are about the replayer: one that sees no mistake proves
 //! nothing. Its format is described in tests/common/dialogue.rs.
@@ -12,7 +13,7 @@
 mod common;
 
 use common::dialogue::replay;
-use common::{Server, TempDir};
+use common::{Server, TempDir, auth_file};
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
@@ -48,6 +49,7 @@ macro_rules! topics {
 topics! {
     get set append cas delete incr touch expiry flush noreply errors large newline admin
     lite("--dialect", "lite")
+    auth("--auth-file", "LOGINS")
     raw("--dialect", "raw")
     raw_one_byte("--dialect", "raw", "--int-size", "1")
     raw_little("--dialect", "raw", "--int-size", "2", "--int-order", "little")
@@ -59,14 +61,21 @@ fn holds(topic: &str) {
     static TURN: Mutex<()> = Mutex::new(());
 
     let topic = TOPICS.iter().find(|known| known.name == topic).expect("listed");
-    let result = match env::var("MEMCACHED_ADDR") {
-        Ok(_) if !topic.options.is_empty() => return,
+    let wants_login = topic.options.contains(&"LOGINS");
+    let variable = if wants_login { "MEMCACHED_AUTH_ADDR" } else { "MEMCACHED_ADDR" };
+    let result = match env::var(variable) {
+        Ok(_) if !topic.options.is_empty() && !wants_login => return,
         Ok(addr) => {
             let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
             replay(resolve(&addr), topic.text, true)
         }
         Err(_) => {
-            let options = [&["--sync", "every-second"], topic.options].concat();
+            let directory = TempDir::new();
+            let logins = auth_file(&directory);
+            let mut options = [&["--sync", "every-second"], topic.options].concat();
+            for option in options.iter_mut().filter(|option| **option == "LOGINS") {
+                *option = &logins;
+            }
             replay(Server::start(&options).addr, topic.text, false)
         }
     };

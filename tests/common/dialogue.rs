@@ -29,6 +29,9 @@
 //! line must answer that, so a reply too many is noticed. One that was shut down must
 //! be closed by then, without another byte.
 //!
+//! A server that wants a login is shown the first of [`super::LOGINS`] before it is
+//! flushed, and on every connection at the end.
+//!
 //! A server that calls `flush_all` an `INVALID REQUEST` speaks one of the other dialects:
 //! `delete` clears it, and for want of a `version` it is asked for a key of its own.
 //!
@@ -325,6 +328,13 @@ struct LastWords {
 const VERSION: LastWords =
     LastWords { request: b"version\r\n", begins: b"VERSION ", ends: b"VERSION " };
 
+/// For connections that may have to log in before they are answered.
+const LOGIN_VERSION: LastWords = LastWords {
+    request: b"set login 0 0 13\r\nuser password\r\nversion\r\n",
+    begins: b"STORED",
+    ends: b"VERSION ",
+};
+
 /// For dialects that know of no version.
 const MISSING: LastWords = LastWords {
     request: b"get at-the-end\r\n",
@@ -366,6 +376,13 @@ impl Connection {
         let line = self.line()?;
         if line == b"OK\r\n" {
             return Ok(VERSION);
+        }
+        if line.starts_with(b"CLIENT_ERROR unauthenticated") {
+            self.send(b"set login 0 0 13\r\nuser password\r\nflush_all\r\n")?;
+            return match (self.line()?.as_slice(), self.line()?.as_slice()) {
+                (b"STORED\r\n", b"OK\r\n") => Ok(LOGIN_VERSION),
+                _ => Err("the server wants another login".into()),
+            };
         }
         if !line.starts_with(b"INVALID REQUEST") {
             return Err(format!("flush_all was answered \"{}\"", show(&line)));

@@ -29,10 +29,11 @@ pub mod linear;
 pub mod stream;
 
 use std::env;
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader};
 use std::mem::ManuallyDrop;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{self, Child, Command, Stdio};
 use std::sync::Mutex;
@@ -47,6 +48,17 @@ pub const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a server may take until it listens: it may have a log to replay.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The logins of an [`auth_file`].
+pub const LOGINS: &str = "user:password\nother:with:colons\n";
+
+/// Makes a file of [`LOGINS`] for `--auth-file`, and returns its path.
+pub fn auth_file(directory: &TempDir) -> String {
+    let path = directory.path().join("logins");
+    fs::write(&path, LOGINS).expect("write");
+    fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("chmod");
+    path.to_str().expect("UTF-8").to_owned()
+}
 
 /// A running server process, killed when dropped.
 pub struct Server {

@@ -202,6 +202,7 @@ pub fn service_over(
     max_item_size: usize,
 ) -> Arc<Service> {
     Arc::new(Service {
+        credentials: None,
         dialect,
         limits: Limits {
             key_size: store.key_size(),

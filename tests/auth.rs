@@ -1,0 +1,195 @@
+//! Who may come in. What is said to a stranger, byte for byte, is in tests/wire/auth.txt;
+//! here is what he can't do, whatever he is told, and how our own client comes in.
+
+mod common;
+
+use common::dialogue::replay;
+use common::{REPLY_TIMEOUT, Server, TempDir, auth_file, connect};
+use memcached_lite::auth::Login;
+use memcached_lite::client::{Client, ClientError, Options};
+use memcached_lite::dialect::Dialect;
+use memcached_lite::protocol::Topic;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+
+/// A server with a file of logins, and with `options`.
+fn start(options: &[&str]) -> (Server, TempDir) {
+    let directory = TempDir::new();
+    let path = auth_file(&directory);
+    (Server::start(&[&["--auth-file", &path], options].concat()), directory)
+}
+
+fn client_options(addr: SocketAddr, user: &str, password: &str) -> Options {
+    let login = Login::new(user.as_bytes(), password.as_bytes());
+    assert!(login.is_some(), "{user} {password}");
+    let address = addr.to_string();
+    Options { address, timeout: REPLY_TIMEOUT, login, ..Options::default() }
+}
+
+/// A client that has logged in.
+fn client(server: &Server) -> Client {
+    Client::connect(&client_options(server.addr, "user", "password")).expect("connect")
+}
+
+fn stat(client: &mut Client, name: &str) -> u64 {
+    let stats = client.stats(Topic::General).expect("stats");
+    let found = stats.iter().find(|(known, _)| known == name);
+    found.and_then(|(_, value)| value.parse().ok()).expect(name)
+}
+
+/// V4
+#[test]
+fn a_stranger_changes_nothing_and_sees_nothing() {
+    let (server, _directory) = start(&["--sync", "every-second"]);
+    let mut known = client(&server);
+    known.set("k", "7", 0, 0).expect("set");
+    let before = stat(&mut known, "log_end");
+    let mut stranger = server.connect();
+    let mut count = 0;
+    for noreply in ["", " noreply"] {
+        for request in [
+            "set k 0 0 1#\r\nx\r\n",
+            "add new 0 0 1#\r\nx\r\n",
+            "replace k 0 0 1#\r\nx\r\n",
+            "append k 0 0 1#\r\nx\r\n",
+            "prepend k 0 0 1#\r\nx\r\n",
+            "cas k 0 0 1 1#\r\nx\r\n",
+            "set k 0 0 1000000#\r\n",
+            "get k#\r\n",
+            "gets k#\r\n",
+            "gat 1 k#\r\n",
+            "gats 1 k#\r\n",
+            "delete k#\r\n",
+            "incr k 1#\r\n",
+            "decr k 1#\r\n",
+            "touch k -1#\r\n",
+            "flush_all#\r\n",
+            "flush_all 1#\r\n",
+            "stats#\r\n",
+            "stats reset#\r\n",
+            "stats settings#\r\n",
+            "verbosity 2#\r\n",
+            "version#\r\n",
+        ] {
+            let mut bytes = request.replace('#', noreply).into_bytes();
+            if request.contains("1000000") {
+                bytes.extend(b"flush_all\r\n".repeat(100_000));
+                bytes.truncate(bytes.len() - 100_000);
+                bytes.extend(b"\r\n");
+            }
+            stranger.write_all(&bytes).expect("send");
+            count += 1;
+        }
+    }
+    stranger.write_all(b"set k 0 0 13\r\nuser password\r\n").expect("send");
+    let mut answers = Vec::new();
+    while !answers.ends_with(b"STORED\r\n") {
+        let mut buffer = [0; 4096];
+        let read = stranger.read(&mut buffer).expect("an answer");
+        assert!(read > 0, "closed after {}", answers.escape_ascii());
+        answers.extend_from_slice(&buffer[..read]);
+    }
+    let answers = String::from_utf8(answers).expect("text");
+    let refused = answers.lines().filter(|line| line.starts_with("CLIENT_ERROR "));
+    assert_eq!(refused.count(), count, "one answer for each");
+    assert_eq!(answers.lines().count(), count + 1);
+
+    assert_eq!(known.get("k").expect("get").expect("an item").value, b"7");
+    assert_eq!(known.get("new").expect("get"), None);
+    assert_eq!(stat(&mut known, "log_end"), before, "nothing was written");
+}
+
+#[test]
+fn logins_are_counted_and_blocks_of_strangers_are_not() {
+    let (server, _directory) = start(&["--sync", "every-second"]);
+    let mut known = client(&server);
+    assert_eq!(
+        (stat(&mut known, "auth_cmds"), stat(&mut known, "auth_errors")),
+        (1, 0)
+    );
+    // Two that are wrong, one of them too long; one word is no login.
+    let text = "\
+> set k 0 0 1
+> x
+< CLIENT_ERROR bad authentication token format
+> set k 0 0 3
+> x y
+< CLIENT_ERROR authentication failure
+> set k 0 0 5000
+> {x*5000}
+< CLIENT_ERROR authentication failure
+> add k 0 0 1
+> x
+< CLIENT_ERROR unauthenticated
+";
+    // The replayer logs in twice: before it, and at its end.
+    assert_eq!(replay(server.addr, text, false), Ok(1));
+    assert_eq!(
+        (stat(&mut known, "auth_cmds"), stat(&mut known, "auth_errors")),
+        (5, 2)
+    );
+    assert_eq!(stat(&mut known, "cmd_set"), 0);
+    known.set("k", "x", 0, 0).expect("set");
+    assert_eq!(stat(&mut known, "cmd_set"), 1);
+}
+
+#[test]
+fn a_client_logs_in_before_it_asks() {
+    let (server, _directory) = start(&["--sync", "every-second"]);
+    let mut first = client(&server);
+    first.set("k", "x", 0, 0).expect("set");
+    let other = client_options(server.addr, "other", "with:colons");
+    let mut other = Client::connect(&other).expect("connect");
+    assert_eq!(other.get("k").expect("get").expect("an item").value, b"x");
+    assert_eq!(other.get("login").expect("get"), None);
+
+    let refused = Client::connect(&client_options(server.addr, "user", "passwore"));
+    let Err(ClientError::Refused(line)) = refused else { panic!("it is let in") };
+    assert_eq!(line, "CLIENT_ERROR authentication failure");
+    let address = server.addr.to_string();
+    let nobody = Options { address, timeout: REPLY_TIMEOUT, ..Options::default() };
+    let refused = Client::connect(&nobody).expect("connect").get("k");
+    let Err(ClientError::Refused(line)) = refused else { panic!("it is answered") };
+    assert_eq!(line, "CLIENT_ERROR unauthenticated");
+    let lite = client_options(server.addr, "user", "password");
+    let lite = Client::connect(&Options { dialect: Dialect::Lite, ..lite });
+    assert!(matches!(lite, Err(ClientError::Dialect)));
+}
+
+#[test]
+fn a_login_that_nobody_wants_is_not_kept() {
+    let server = Server::start(&["--sync", "every-second"]);
+    let mut client = client(&server);
+    assert_eq!(client.get("login").expect("get"), None);
+    client.set("k", "x", 0, 0).expect("set");
+    assert_eq!(stat(&mut client, "curr_items"), 1);
+}
+
+/// Only loopback addresses are connected to.
+#[test]
+fn beyond_loopback_it_listens_with_logins_or_when_told_that_it_may() {
+    let reached = |server: &Server, host: &str| {
+        let addr = format!("{host}:{}", server.addr.port()).parse().expect("address");
+        connect(addr).expect("connect")
+    };
+    let (server, _directory) = start(&["--listen", "0.0.0.0"]);
+    assert!(server.addr.ip().is_unspecified());
+    expect_version(reached(&server, "127.0.0.1"), b"CLIENT_ERROR unauthenticated\r\n");
+    let server = Server::start(&["--listen", "0.0.0.0", "--insecure"]);
+    expect_version(reached(&server, "127.0.0.1"), b"VERSION ");
+    match TcpListener::bind("[::1]:0") {
+        Ok(_) => {
+            let (server, _directory) = start(&["--listen", "::"]);
+            let stream = reached(&server, "[::1]");
+            expect_version(stream, b"CLIENT_ERROR unauthenticated\r\n");
+        }
+        Err(error) => eprintln!("skipped: no IPv6 here: {error}"),
+    }
+}
+
+fn expect_version(mut stream: TcpStream, expected: &[u8]) {
+    stream.write_all(b"version\r\n").expect("send");
+    let mut received = vec![0; expected.len()];
+    stream.read_exact(&mut received).expect("an answer");
+    assert_eq!(received, expected);
+}
