@@ -1,5 +1,6 @@
 //! The few system calls that the standard library lacks: waiting for many sockets at
-//! once, the limit on open files, and the CPU time used. The only unsafe code.
+//! once, the limit on open files, the mask of file modes, and the CPU time used. The
+//! only unsafe code.
 //!
 //! [`Poller`] is one interface over two calls. `epoll` (Linux) keeps the set of
 //! sockets in the kernel, and a wait costs what is ready. `poll` (every Unix) hands
@@ -11,9 +12,11 @@
 //! thousands of connections, for one more implementation to keep.
 #![allow(unsafe_code)]
 
+use crate::lock;
 use std::ffi::{c_int, c_long};
 use std::io::{self, Result};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::sync::Mutex;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// What a socket is watched for. An error or a hang-up is reported in any case.
@@ -265,6 +268,11 @@ type Microseconds = i32;
 #[cfg(not(target_os = "macos"))]
 type Microseconds = c_long;
 
+#[cfg(any(target_os = "macos", target_os = "freebsd"))]
+type Mode = u16;
+#[cfg(not(any(target_os = "macos", target_os = "freebsd")))]
+type Mode = u32;
+
 #[repr(C)]
 #[derive(Default)]
 struct TimeValue {
@@ -285,6 +293,7 @@ unsafe extern "C" {
     fn listen(fd: c_int, backlog: c_int) -> c_int;
     fn getrlimit(resource: c_int, limit: *mut Limit) -> c_int;
     fn setrlimit(resource: c_int, limit: *const Limit) -> c_int;
+    fn umask(mask: Mode) -> Mode;
     fn getrusage(who: c_int, usage: *mut Usage) -> c_int;
 }
 
@@ -312,6 +321,21 @@ pub fn raise_descriptor_limit(wanted: u64) -> std::result::Result<(), u64> {
 pub fn deepen_queue(listener: BorrowedFd, waiting: i32) -> Result<()> {
     // SAFETY: the descriptor is open; the call takes no memory.
     check(unsafe { listen(listener.as_raw_fd(), waiting) }).map(|_| ())
+}
+
+/// Has `make` make something in the file system on which nobody but its owner has any
+/// rights, from its first moment. The mask is the whole process's: what another thread
+/// makes meanwhile may get fewer rights than it asks for.
+pub fn make_private<T>(make: impl FnOnce() -> T) -> T {
+    // One at a time: else the one would put back what the other has set.
+    static MASK: Mutex<()> = Mutex::new(());
+    let _held = lock(&MASK);
+    // SAFETY: the call takes no memory, and can't fail.
+    let before = unsafe { umask(0o077) };
+    let made = make();
+    // SAFETY: as above.
+    unsafe { umask(before) };
+    made
 }
 
 /// The CPU time that this process has used, as user and as system.
