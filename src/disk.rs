@@ -5,8 +5,8 @@
 //! or forgets what was not synced. The product has one implementation,
 //! [`Directory`], and no conditional compilation.
 //!
-//! A name is a file's name within the data directory, never a path: nothing here
-//! reaches outside of it.
+//! A name is a file's name within the data directory, never a path, and never made of
+//! what a client sends; one that is a link is refused: nothing here reaches outside.
 //!
 //! What the calls promise is what POSIX promises. A write is in the page cache and
 //! survives the process, not the machine; `sync` makes a file's bytes and length
@@ -60,6 +60,19 @@ impl Directory {
         Directory { path: path.to_owned() }
     }
 
+    /// Opens one of its files, which is its owner's alone if it is made here. A link could
+    /// lead anywhere: to a file that is then emptied, or whose bytes are served.
+    fn open_file(&self, name: &str, options: &mut OpenOptions) -> io::Result<File> {
+        let path = self.path.join(name);
+        // The standard library can't open without following one. Who is able to put a
+        // link here between the two calls can change the data as well.
+        if fs::symlink_metadata(&path).is_ok_and(|found| !found.is_file()) {
+            let why = format!("{name} is a link, or something else that is no file");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        }
+        options.read(true).write(true).mode(0o600).open(path)
+    }
+
     /// Makes the directory, readable by its owner alone, if there is none; and sees to
     /// it that its name, and that of each directory made above it, is safe.
     pub fn create(&self) -> io::Result<()> {
@@ -82,13 +95,9 @@ impl Directory {
     /// `Ok(Err(pid))` if another process has it.
     pub fn lock(&self) -> io::Result<Result<OwnerLock, String>> {
         // Not truncated: until the lock is ours, the pid in it is another's.
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(self.path.join(LOCK_NAME))?;
+        let mut options = OpenOptions::new();
+        let mut file =
+            self.open_file(LOCK_NAME, options.create(true).truncate(false))?;
         match file.try_lock() {
             Ok(()) => {
                 // The pid is for people; a full disk must not keep us from reading.
@@ -117,13 +126,7 @@ impl Disk for Directory {
     }
 
     fn open(&self, name: &str, create: bool) -> io::Result<File> {
-        OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(create)
-            .truncate(create)
-            .mode(0o600)
-            .open(self.path.join(name))
+        self.open_file(name, OpenOptions::new().create(create).truncate(create))
     }
 
     fn read(&self, file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {

@@ -3,14 +3,20 @@
 
 mod common;
 
+use assert_cmd::Command;
 use common::dialogue::replay;
 use common::{REPLY_TIMEOUT, Server, TempDir, auth_file, connect};
 use memcached_lite::auth::Login;
 use memcached_lite::client::{Client, ClientError, Options};
 use memcached_lite::dialect::Dialect;
 use memcached_lite::protocol::Topic;
+use memcached_lite::store::{self, Store};
+use std::collections::BTreeMap;
+use std::fs::{self, OpenOptions};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
 
 /// A server with a file of logins, and with `options`.
 fn start(options: &[&str]) -> (Server, TempDir) {
@@ -184,6 +190,128 @@ fn beyond_loopback_it_listens_with_logins_or_when_told_that_it_may() {
             expect_version(stream, b"CLIENT_ERROR unauthenticated\r\n");
         }
         Err(error) => eprintln!("skipped: no IPv6 here: {error}"),
+    }
+}
+
+/// The modes of a directory and of all that is in it, by name.
+fn modes(directory: &Path) -> BTreeMap<String, u32> {
+    let mode = |path: &Path| {
+        fs::symlink_metadata(path).expect("metadata").permissions().mode() & 0o777
+    };
+    let entries = fs::read_dir(directory).expect("a directory").map(|entry| {
+        let entry = entry.expect("entry");
+        (entry.file_name().into_string().expect("UTF-8"), mode(&entry.path()))
+    });
+    entries.chain([(".".to_owned(), mode(directory))]).collect()
+}
+
+#[test]
+fn what_a_server_makes_is_its_owners_alone() {
+    let directory = TempDir::new();
+    let (data, socket) =
+        (directory.path().join("data"), directory.path().join("socket"));
+    let run = || {
+        // The mask that leaves all rights to everybody.
+        let mut command = Command::new("sh");
+        command.args(["-c", "umask 0; exec \"$@\"", "sh"]);
+        command.arg(env!("CARGO_BIN_EXE_server"));
+        command.args(["--idle-exit", "0.05", "--data"]).arg(&data);
+        command.arg("--unix-socket").arg(&socket);
+        command.timeout(REPLY_TIMEOUT).assert().success();
+    };
+    run();
+    let file = OpenOptions::new().append(true).open(data.join("0000000001.kv"));
+    file.and_then(|mut file| file.write_all(b"torn")).expect("append");
+    run();
+    assert_eq!(modes(directory.path())["socket"], 0o700);
+    let (store, _) = Store::open(&data, &store::Options::default(), 1).expect("open");
+    store.compact(&|| 1).expect("compact");
+    let expected = [
+        (".", 0o700),
+        ("0000000001.kv.torn", 0o600),
+        ("0000000002.kv", 0o600),
+        ("lock", 0o600),
+    ];
+    let expected = expected.map(|(name, mode)| (name.to_owned(), mode));
+    assert_eq!(modes(&data), BTreeMap::from(expected));
+}
+
+#[test]
+fn no_key_leads_out_of_the_data_directory() {
+    let directory = TempDir::new();
+    let data = directory.path().join("data");
+    let server = Server::start_on(&data, &["--sync", "every-second"]);
+    let address = server.addr.to_string();
+    let options = Options { address, timeout: REPLY_TIMEOUT, ..Options::default() };
+    let mut client = Client::connect(&options).expect("connect");
+    let before = modes(&data);
+    let outside = directory.path().join("outside").display().to_string();
+    for key in [
+        "..",
+        ".",
+        "/",
+        "../x",
+        "../../x",
+        "./x",
+        "x/y",
+        "/etc/passwd",
+        &outside,
+        "lock",
+        "0000000001.kv",
+        "0000000002.kv",
+        "0000000002.kv.tmp",
+        "%2e%2e%2fx",
+        "~/x",
+    ] {
+        client.set(key, key, 0, 0).expect("set");
+        let item = client.get(key).expect("get").expect("an item");
+        assert_eq!(item.value, key.as_bytes());
+        client.delete(key).expect("delete");
+    }
+    assert_eq!(modes(&data), before);
+    assert_eq!(modes(directory.path()).len(), 2, "the directory, and that above it");
+}
+
+#[test]
+fn no_link_leads_out_of_the_data_directory() {
+    let open = |data: &TempDir| {
+        let opened = Store::open(data.path(), &store::Options::default(), 1);
+        opened.map(|(store, _)| store).map_err(|error| error.to_string())
+    };
+    let elsewhere = TempDir::new();
+    let target = elsewhere.path().join("target");
+    for is_there in [true, false] {
+        if is_there {
+            fs::write(&target, "mine").expect("write");
+        } else {
+            fs::remove_file(&target).expect("remove");
+        }
+        let untouched = || match is_there {
+            true => fs::read(&target).is_ok_and(|bytes| bytes == b"mine"),
+            false => !target.exists(),
+        };
+        for name in ["lock", "0000000001.kv", "0000000001.kv.torn"] {
+            let data = TempDir::new();
+            if name.ends_with(".torn") {
+                drop(open(&data).expect("open"));
+                let file = data.path().join("0000000001.kv");
+                let file = OpenOptions::new().append(true).open(file);
+                file.and_then(|mut file| file.write_all(b"torn")).expect("append");
+            }
+            symlink(&target, data.path().join(name)).expect("link");
+            let why = open(&data).err().unwrap_or_else(|| panic!("{name} is followed"));
+            assert!(why.contains(&format!("{name} is a link")), "{why}");
+            assert!(untouched(), "{name}");
+        }
+        // What an interrupted start has left goes: the link, and not where it leads.
+        let data = TempDir::new();
+        let link = data.path().join("0000000001.kv.tmp");
+        symlink(&target, &link).expect("link");
+        let store = open(&data).expect("open");
+        assert!(untouched() && link.symlink_metadata().is_err());
+        symlink(&target, data.path().join("0000000002.kv.tmp")).expect("link");
+        let why = store.compact(&|| 1).expect_err("it is followed").to_string();
+        assert!(why.contains("0000000002.kv.tmp is a link") && untouched(), "{why}");
     }
 }
 
