@@ -30,7 +30,7 @@
 use crate::lock;
 use crate::log::{Generation, LogError, Result};
 use crate::store::{Session, Store};
-use crate::walk::{Records, WalkError};
+use crate::walk::{CHUNK, Records, WalkError};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -48,6 +48,13 @@ const FULL: u64 = 7 << 20;
 /// When so many bytes have been walked, what was copied of them is committed, and the
 /// index pointed at it.
 const BATCH: u64 = 1 << 20;
+
+/// The most bytes of memory that compaction takes up, where no record is longer than
+/// `record`: what it reads, what it drafts, and the keys of a batch. The list of what
+/// there is to move belongs to the index.
+pub(crate) fn bytes_max(record: usize) -> usize {
+    2 * CHUNK.max(record) + record + 2 * (BATCH as usize + record)
+}
 
 /// Copies that the index does not point at yet: key, position of the original, where
 /// the copy stands.

@@ -13,7 +13,7 @@
 //!
 //! - V1: replies leave after the commit of what they depend on, or not at all.
 //! - V2: what a connection holds is bounded: one unfinished request and one read,
-//!   and [`OUTPUT_LIMIT`] of replies and one value more.
+//!   and [`OUTPUT_LIMIT`] of replies and one value more. `bytes_max` is that in bytes.
 //! - V3: an idle connection holds no buffers.
 //! - V4: with `--auth-file`, nothing but a login is executed for a stranger, and its
 //!   block is short: see `auth.rs`.
@@ -21,11 +21,11 @@
 use crate::auth;
 use crate::dialect::Dialect;
 use crate::os::Interest;
-use crate::protocol::{BlockEnd, Message, Parsed, Refusal};
+use crate::protocol::{BlockEnd, Limits, Message, Parsed, Refusal};
 use crate::protocol::{Request, Retrieval};
-use crate::reply::{Error, Reply};
+use crate::reply::{Error, LINES_MAX, Reply};
 use crate::say;
-use crate::service::{Context, OUTPUT_LIMIT};
+use crate::service::{Context, OUTPUT_LIMIT, Service};
 use crate::stats::Counter;
 use crate::store::Session;
 use crate::words::Words;
@@ -39,6 +39,23 @@ pub const READ_LIMIT: usize = 64 << 10;
 /// When the requests of one connection have moved so many bytes of records in a tick,
 /// the others have their turn: a short request may read and write a large value.
 const WORK_LIMIT: u64 = 4 << 20;
+
+/// V2: the longest that `input` may be, in bytes.
+fn input_max(limits: &Limits) -> usize {
+    limits.request() + READ_LIMIT
+}
+
+/// V2: the longest that `output` may be, where no value is longer than `value`. A miss
+/// shows a key, too, which may be longer than any item.
+fn output_max(limits: &Limits, value: usize) -> usize {
+    OUTPUT_LIMIT + value + limits.line() + LINES_MAX
+}
+
+/// V2: the most bytes that the buffers of a connection take up, where no value is longer
+/// than `value`.
+pub(crate) fn bytes_max(limits: &Limits, value: usize) -> usize {
+    input_max(limits) + output_max(limits, value)
+}
 
 /// A connected socket, of `--port` or of `--unix-socket`: as a file, the two are read
 /// and written alike.
@@ -189,6 +206,10 @@ impl Connection {
         if used < input.len() {
             input.drain(..used);
             self.input = input;
+            // V2: it has grown by doubling.
+            let most = input_max(&context.service.limits);
+            self.input.shrink_to(most);
+            debug_assert!(self.input.capacity() <= most);
         }
     }
 
@@ -234,6 +255,11 @@ impl Connection {
             }
         }
         self.depends_on = context.session.depends_on;
+        // V2: so has this.
+        let Service { limits, store, .. } = &*context.service;
+        let most = output_max(limits, store.longest_value());
+        self.output.shrink_to(most);
+        debug_assert!(self.output.capacity() <= most);
         // V3
         if self.output.is_empty() {
             context.recycle(std::mem::take(&mut self.output));

@@ -50,6 +50,12 @@ const SYNC_STALL: u64 = 2;
 /// zeros: a sync that has no new length to write is a third cheaper.
 const AHEAD: u64 = 256 << 10;
 
+/// The most bytes that the tail takes up, where no record is longer than `record`: a
+/// vector grows by doubling.
+pub(crate) fn bytes_max(record: usize) -> usize {
+    2 * (TAIL_LIMIT + record)
+}
+
 /// What a reply waits for, `--sync`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SyncMode {

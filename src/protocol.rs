@@ -52,6 +52,12 @@ impl Limits {
     fn keys_line(&self) -> usize {
         self.line().max(self.max_item_size)
     }
+
+    /// More than any request has, with its block and what ends it. In `raw`, a line may
+    /// be as long before its size as behind it.
+    pub(crate) fn request(&self) -> usize {
+        2 * self.line() + self.max_item_size + 128
+    }
 }
 
 /// What [`parse`] found at the head of the input.

@@ -13,10 +13,14 @@
 use crate::log::Result;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// Slots, and the longest record that is kept, in bytes: 4 MiB at most, and as much
-/// again where a vector has grown by doubling.
+/// Slots, and the longest record that is kept, in bytes: 4 MiB at most.
 const SLOTS: usize = 4096;
 const SLOT_SIZE: usize = 1024;
+
+/// The most bytes that this takes up, where no record is longer than `record`.
+pub(crate) fn bytes_max(record: usize) -> usize {
+    SLOTS * (SLOT_SIZE + size_of::<Slot>()) + record
+}
 
 /// See the module's page.
 #[derive(Default)]
@@ -47,6 +51,8 @@ impl Recent {
     ) -> Result<bool> {
         if len > SLOT_SIZE {
             if self.large.len() < len {
+                // Not doubled, here and below: most are of few lengths.
+                self.large.reserve_exact(len - self.large.len());
                 self.large.resize(len, 0);
             }
             return read(&mut self.large[..len]);
@@ -58,6 +64,7 @@ impl Recent {
         if slot.position.load(Relaxed) != position {
             // If reading fails halfway, nothing may pass for what was here.
             slot.position.store(0, Relaxed);
+            slot.bytes.reserve_exact(len.saturating_sub(slot.bytes.len()));
             slot.bytes.resize(len, 0);
             if !read(&mut slot.bytes)? {
                 return Ok(false);

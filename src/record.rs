@@ -342,6 +342,8 @@ impl Draft {
         let overhead = format.overhead();
         let size_at = overhead - usize::from(format.int_size);
         self.bytes.clear();
+        // Once and for all of it, and not doubled.
+        self.bytes.reserve_exact(overhead + value[0].len() + value[1].len());
         self.bytes.resize(overhead, 0);
         let head = &mut self.bytes[..];
         head[KIND] = kind as u8;

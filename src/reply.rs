@@ -174,6 +174,10 @@ impl fmt::Display for Reply {
     }
 }
 
+/// More bytes than the lines have that stand around a value, or those of all that
+/// `stats` tells, keys not counted.
+pub(crate) const LINES_MAX: usize = 16 << 10;
+
 /// Puts a hit of the get family behind `out`: its line, and the data block.
 pub fn write_value(
     out: &mut Vec<u8>,
@@ -182,6 +186,8 @@ pub fn write_value(
     unique: Option<u64>,
     value: &[u8],
 ) {
+    // For all of it: behind a large value, a line end would have it doubled.
+    out.reserve(key.len() + value.len() + 128);
     out.extend_from_slice(b"VALUE ");
     out.extend_from_slice(key);
     out.push(b' ');

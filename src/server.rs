@@ -28,6 +28,7 @@
 //! another when few clients do most of the work.
 
 use crate::auth::Credentials;
+use crate::connection;
 use crate::dialect::Dialect;
 use crate::listener::Listener;
 pub use crate::listener::{Options, StartError};
@@ -40,7 +41,7 @@ use crate::say;
 use crate::service::Service;
 use crate::stats::Counters;
 use crate::store::Store;
-use crate::worker::{ROUND, Worker};
+use crate::worker::{self, ROUND, Worker};
 use std::fs;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -96,17 +97,18 @@ impl Server {
             Dialect::Raw(_) => Dialect::Raw(store.format()),
             other => other,
         };
+        let limits = Limits {
+            key_size: store.key_size(),
+            max_value: store.max_value(),
+            max_item_size: options.store.max_item_size,
+        };
         let service = Arc::new(Service {
             credentials,
             dialect,
-            limits: Limits {
-                key_size: store.key_size(),
-                max_value: store.max_value(),
-                max_item_size: options.store.max_item_size,
-            },
-            store,
+            limits,
             verbosity: options.verbosity,
-            settings: settings(&options, &listener),
+            settings: settings(&options, &listener, &limits, &store),
+            store,
             conn_limit: options.conn_limit,
             counters: (0..options.threads).map(|_| Counters::default()).collect(),
             connections: AtomicU64::new(0),
@@ -167,7 +169,17 @@ fn credentials(options: &Options) -> Result<Option<Credentials>, StartError> {
 }
 
 /// What `stats settings` tells.
-fn settings(options: &Options, listener: &Listener) -> Vec<(&'static str, String)> {
+fn settings(
+    options: &Options,
+    listener: &Listener,
+    limits: &Limits,
+    store: &Store,
+) -> Vec<(&'static str, String)> {
+    let Options { threads, conn_limit, .. } = *options;
+    let buffers = connection::bytes_max(limits, store.longest_value());
+    let memory = conn_limit * buffers
+        + threads * worker::bytes_max(buffers, conn_limit)
+        + store.bytes_max(threads);
     let seconds =
         |time: Option<Duration>| time.map_or(0.0, |t| t.as_secs_f64()).to_string();
     let auth_file = options.auth_file.as_ref().map(|path| path.display().to_string());
@@ -184,6 +196,9 @@ fn settings(options: &Options, listener: &Listener) -> Vec<(&'static str, String
         ("idle_timeout", seconds(options.idle_timeout)),
         ("request_timeout", seconds(options.request_timeout)),
         ("auth_enabled_ascii", auth_file.unwrap_or("no".into())),
+        // V2, and what all connections and workers take up together, without the index.
+        ("connection_bytes_max", buffers.to_string()),
+        ("memory_bytes_max", memory.to_string()),
         ("data", options.data.display().to_string()),
     ]
 }

@@ -27,6 +27,9 @@ pub const OUTPUT_LIMIT: usize = 256 << 10;
 const SPARE_COUNT: usize = 64;
 const SPARE_SIZE: usize = 64 << 10;
 
+/// The most bytes that a worker's spare buffers take up.
+pub(crate) const SPARE_MAX: usize = SPARE_COUNT * SPARE_SIZE;
+
 /// What all workers share.
 pub struct Service {
     /// The data.

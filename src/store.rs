@@ -25,11 +25,12 @@
 //! and the client is told. The index must fit in memory.
 
 pub use crate::commands::{Counted, Item, Stored, expiry};
+use crate::compact;
 use crate::disk::{Directory, Disk, OwnerLock};
 use crate::index::{Entry, Filling, Index, Shard};
 use crate::lock;
-use crate::log::{Generation, Log, LogError, Result, SyncMode};
-use crate::recent::Recent;
+use crate::log::{self, Generation, Log, LogError, Result, SyncMode};
+use crate::recent::{self, Recent};
 use crate::record::{Draft, Format, Record};
 use crate::replay::{self, OpenError, Settings, Torn};
 use std::ops::Range;
@@ -108,6 +109,9 @@ pub struct Store {
     pub(crate) room: (Mutex<u64>, Condvar),
     /// What compaction could not read; it does not run again.
     pub(crate) compaction_stopped: OnceLock<LogError>,
+    /// The longest value that was found at the start: it may have been stored when
+    /// larger ones were allowed.
+    found_value: usize,
     total_items: AtomicU64,
     damaged_reads: AtomicU64,
     expired_lookups: AtomicU64,
@@ -164,7 +168,11 @@ impl Store {
     ) -> std::result::Result<(Store, Option<Torn>), OpenError> {
         let index = Index::new();
         let mut filling = Filling::new(&index, now);
-        let each = |position, record: &Record| filling.add(position, record);
+        let mut found_value = 0;
+        let each = |position, record: &Record| {
+            found_value = found_value.max(record.value.len());
+            filling.add(position, record);
+        };
         let (log, torn) = replay::open(disk, &options.settings, options.sync, each)?;
         let flush_due = filling.flush_due;
         drop(filling);
@@ -177,6 +185,7 @@ impl Store {
             janitor_call: (Mutex::new(false), Condvar::new()),
             room: (Mutex::new(0), Condvar::new()),
             compaction_stopped: OnceLock::new(),
+            found_value,
             total_items: AtomicU64::new(0),
             damaged_reads: AtomicU64::new(0),
             expired_lookups: AtomicU64::new(0),
@@ -221,6 +230,21 @@ impl Store {
     pub fn max_value(&self) -> usize {
         let by_format = self.log.format().max_value();
         usize::try_from(by_format).unwrap_or(usize::MAX).min(self.max_item_size)
+    }
+
+    /// The longest value that there is or may be, in bytes.
+    pub(crate) fn longest_value(&self) -> usize {
+        self.max_value().max(self.found_value)
+    }
+
+    /// The most bytes of memory that all this takes up, without the index: sessions,
+    /// of which there are `sessions` beside compaction's, and the log's tail.
+    pub(crate) fn bytes_max(&self, sessions: usize) -> usize {
+        let record = self.log.format().record_len(self.longest_value());
+        // What is drafted, its shorter predecessor while that is moved, and the number
+        // that an incr makes of a value as long.
+        let session = recent::bytes_max(record) + 3 * record;
+        sessions * session + log::bytes_max(record) + compact::bytes_max(record)
     }
 
     /// S5. Two that find the flush due do it once.

@@ -7,7 +7,7 @@ use crate::lock;
 use crate::log::{LogError, SyncMode};
 use crate::os::{Interest, Poller, unix_now};
 use crate::pool::Pool;
-use crate::service::Context;
+use crate::service::{Context, SPARE_MAX};
 use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -23,6 +23,14 @@ const CROWDED_WAIT: Duration = Duration::from_millis(10);
 
 /// The token of a worker's waker; connections have their index.
 const WAKER: usize = usize::MAX;
+
+/// The most bytes that a worker takes up beside its session and the buffers of its
+/// connections, each of which has at most `buffers`: a buffer that grows is there twice
+/// for a moment, and the new one may be of double length.
+pub(crate) fn bytes_max(buffers: usize, conn_limit: usize) -> usize {
+    let table = 2 * conn_limit * size_of::<Option<Connection>>();
+    READ_LIMIT + SPARE_MAX + table + 2 * buffers
+}
 
 /// One thread of the pool, and its connections.
 pub(crate) struct Worker<P> {

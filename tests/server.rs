@@ -139,7 +139,12 @@ fn value(seed: usize, len: usize) -> Vec<u8> {
 
 /// One of the numbers that `stats` tells.
 fn stat(stream: &TcpStream, name: &str) -> u64 {
-    send(stream, "stats\r\n");
+    number(stream, "stats\r\n", name)
+}
+
+/// One of the numbers that a list has in which `request` is answered.
+fn number(stream: &TcpStream, request: &str, name: &str) -> u64 {
+    send(stream, request);
     let mut text = Vec::new();
     while !text.ends_with(b"END\r\n") {
         let mut buffer = [0; 4096];
@@ -429,6 +434,65 @@ fn who_takes_no_replies_costs_little_memory_and_delays_nobody() {
     let most = memory(&server, "VmHWM");
     assert!(most < 40 << 10, "{most} kB");
     assert_eq!(stat(&other, "curr_connections"), 2, "the greedy one is still served");
+}
+
+/// P4
+#[cfg(target_os = "linux")]
+#[test]
+fn a_declared_length_allocates_nothing() {
+    let server = Server::start(&["--sync", "every-second"]);
+    let other = server.connect();
+    let streams: Vec<_> = (0..1000).map(|_| server.connect()).collect();
+    let before = (memory(&server, "VmRSS"), memory(&server, "VmData"));
+    let read_before = stat(&other, "bytes_read");
+    let head = "set k 0 0 1000000\r\n";
+    streams.iter().for_each(|stream| send(stream, head));
+    until(|| stat(&other, "bytes_read") - read_before >= 1000 * head.len() as u64);
+    let grown = memory(&server, "VmRSS").saturating_sub(before.0);
+    assert!(grown < 2000, "{grown} kB for 1000 lines");
+    let grown = memory(&server, "VmData").saturating_sub(before.1);
+    assert!(grown < 8000, "{grown} kB of addresses for 1000 lines");
+}
+
+/// V2
+#[cfg(target_os = "linux")]
+#[test]
+fn connections_hold_no_more_than_the_bound_that_is_told() {
+    const COUNT: u64 = 40;
+    let size = 300 << 10;
+    let server = Server::start(&["-I", "300k", "--sync", "every-second"]);
+    let other = server.connect();
+    let settings = |name| number(&other, "stats settings\r\n", name);
+    let each = settings("connection_bytes_max");
+    assert!(settings("memory_bytes_max") > 1024 * each, "and the workers");
+    ask(&other, set("k", &value(0, 200 << 10)), STORED);
+    let line = [b"get", &b" k".repeat(size / 2 - 10)[..], b"\r\n"].concat();
+    let streams: Vec<_> = (0..COUNT).map(|_| server.connect()).collect();
+    let (before, read_before) = (memory(&server, "VmRSS"), stat(&other, "bytes_read"));
+    // The server keeps the keys that are left, and replies that fill its output.
+    streams.iter().for_each(|stream| send(stream, &line));
+    let sent = COUNT * line.len() as u64;
+    until(|| stat(&other, "bytes_read") - read_before >= sent);
+    let grown = || memory(&server, "VmRSS").saturating_sub(before);
+    until(|| grown() > COUNT * (size as u64 + (256 << 10)) / 1024 / 2);
+    let (grown, bound) = (grown(), COUNT * each / 1024);
+    assert!(grown < bound, "{grown} kB, and the bound is {bound}");
+    assert_eq!(stat(&other, "curr_connections"), COUNT + 1);
+}
+
+/// V2, in a build that checks it: at these lengths, a buffer that doubles is too large.
+#[test]
+fn a_buffer_is_cut_to_its_bound() {
+    for (limit, line_len, value_len) in [("300k", 300 << 10, 1), ("1k", 2000, 700)] {
+        let server = Server::start(&["-I", limit, "--sync", "every-second"]);
+        let stream = server.connect();
+        let value = value(0, value_len);
+        ask(&stream, set("k", &value), STORED);
+        let count = line_len / 2 - 10;
+        send(&stream, [b"get", &b" k".repeat(count)[..]].concat());
+        send(&stream, "\r\n");
+        expect(&stream, [&hit("k", &value).repeat(count)[..], b"END\r\n"].concat());
+    }
 }
 
 /// V2
