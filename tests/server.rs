@@ -10,6 +10,7 @@ mod common;
 
 use common::dialogue::replay;
 use common::disk::{Call, Faulty, How};
+use common::talk::*;
 use common::{REPLY_TIMEOUT, Server, TempDir, connect};
 use memcached_lite::disk::{Directory, Disk};
 use memcached_lite::os::{self, Poller};
@@ -29,9 +30,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
-
-const STORED: &str = "STORED\r\n";
-const TURNED_AWAY: &str = "ERROR Too many open connections\r\n";
 
 /// Makes two tests of each function: one for each poller.
 macro_rules! on_both_pollers {
@@ -70,114 +68,6 @@ on_both_pollers! {
     in_a_crowded_log_everybody_has_a_turn
     a_panic_costs_one_connection
     a_free_place_is_given_to_the_one_that_waits
-}
-
-fn send(mut stream: impl Write, bytes: impl AsRef<[u8]>) {
-    stream.write_all(bytes.as_ref()).expect("cannot send");
-}
-
-/// Reads as many bytes as are expected, and compares.
-fn expect(mut stream: impl Read, expected: impl AsRef<[u8]>) {
-    let expected = expected.as_ref();
-    let mut received = vec![0; expected.len()];
-    let mut count = 0;
-    while count < expected.len() {
-        match stream.read(&mut received[count..]) {
-            Ok(0) => break,
-            Ok(more) => count += more,
-            Err(error) => panic!("{error} after {:?}", show(&received[..count])),
-        }
-    }
-    let received = &received[..count];
-    assert!(received == expected, "{:?}, not {:?}", show(received), show(expected));
-}
-
-fn ask(
-    mut stream: impl Read + Write,
-    request: impl AsRef<[u8]>,
-    reply: impl AsRef<[u8]>,
-) {
-    send(&mut stream, request);
-    expect(&mut stream, reply);
-}
-
-/// All that still comes until the server closes.
-fn rest(mut stream: impl Read) -> Vec<u8> {
-    let mut received = Vec::new();
-    match stream.read_to_end(&mut received) {
-        Ok(_) => received,
-        // It closes with input unread.
-        Err(error) if error.kind() == ErrorKind::ConnectionReset => received,
-        Err(error) => panic!("{error} after {:?}", show(&received)),
-    }
-}
-
-fn show(bytes: &[u8]) -> String {
-    bytes[..bytes.len().min(200)].escape_ascii().to_string()
-}
-
-fn set(key: &str, value: &[u8]) -> Vec<u8> {
-    let line = format!("set {key} 0 0 {}\r\n", value.len());
-    [line.as_bytes(), value, b"\r\n"].concat()
-}
-
-/// A hit as it comes over the wire, without the `END`.
-fn hit(key: &str, value: &[u8]) -> Vec<u8> {
-    let line = format!("VALUE {key} 0 {}\r\n", value.len());
-    [line.as_bytes(), value, b"\r\n"].concat()
-}
-
-/// The same as the only one.
-fn only(key: &str, value: &[u8]) -> Vec<u8> {
-    [&hit(key, value)[..], b"END\r\n"].concat()
-}
-
-/// Bytes of every kind, others for each seed.
-fn value(seed: usize, len: usize) -> Vec<u8> {
-    (0..len).map(|i| ((i + seed) * 31 % 256) as u8).collect()
-}
-
-/// One of the numbers that `stats` tells.
-fn stat(stream: &TcpStream, name: &str) -> u64 {
-    number(stream, "stats\r\n", name)
-}
-
-/// One of the numbers that a list has in which `request` is answered.
-fn number(stream: &TcpStream, request: &str, name: &str) -> u64 {
-    send(stream, request);
-    let mut text = Vec::new();
-    while !text.ends_with(b"END\r\n") {
-        let mut buffer = [0; 4096];
-        let count = (&mut &*stream).read(&mut buffer).expect("stats");
-        assert!(count > 0, "closed after {:?}", show(&text));
-        text.extend_from_slice(&buffer[..count]);
-    }
-    let text = String::from_utf8(text).expect("text");
-    let line =
-        text.lines().find_map(|line| line.strip_prefix(&format!("STAT {name} ")));
-    line.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("no {name}"))
-}
-
-/// Asks again until the answer is yes. What is asked waits for a server's answer.
-fn until(mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + REPLY_TIMEOUT;
-    while !condition() {
-        assert!(Instant::now() < deadline, "it did not come true");
-    }
-}
-
-/// Whether nothing has arrived.
-fn is_silent(stream: &TcpStream) -> bool {
-    stream.set_nonblocking(true).expect("nonblocking");
-    let peeked = stream.peek(&mut [0]);
-    stream.set_nonblocking(false).expect("blocking");
-    peeked.is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
-}
-
-/// Lets this process have so many connections. The tests beside this one have theirs
-/// in the same process.
-fn allow_connections(count: u64) {
-    os::raise_descriptor_limit(count + 6000).expect("descriptors for the clients");
 }
 
 /// For a server in this process, with its data in `data`.
@@ -361,17 +251,6 @@ fn a_thousand_connections_set_and_get_at_the_same_time() {
     }
     assert_eq!(stat(&streams[0], "curr_connections"), 1000);
     assert_eq!(stat(&streams[0], "rejected_connections"), 0);
-}
-
-/// A number of kB in /proc/PID/status: `VmRSS` is what a process has in memory,
-/// `VmHWM` the most that it ever had.
-#[cfg(target_os = "linux")]
-fn memory(server: &Server, name: &str) -> u64 {
-    let path = format!("/proc/{}/status", server.pid());
-    let status = fs::read_to_string(path).expect("status");
-    let line = status.lines().find(|line| line.starts_with(name)).expect("listed");
-    let number = line.split_whitespace().nth(1).and_then(|kb| kb.parse().ok());
-    number.expect("a number of kB")
 }
 
 /// V3
@@ -989,13 +868,6 @@ fn running_out_of_descriptors_costs_the_newcomer() {
     ask(server.connect(), "get k\r\n", "VALUE k 0 1\r\ny\r\nEND\r\n");
 }
 
-/// How many descriptors the server has open.
-#[cfg(target_os = "linux")]
-fn descriptors(server: &Server) -> usize {
-    let directory = format!("/proc/{}/fd", server.pid());
-    fs::read_dir(directory).expect("descriptors").count()
-}
-
 #[cfg(target_os = "linux")]
 #[test]
 fn connections_that_end_leave_no_descriptor_behind() {
@@ -1230,15 +1102,4 @@ fn no_increment_and_no_cas_is_lost_between_connections() {
     assert_eq!(seen.iter().collect::<BTreeSet<_>>().len(), 1500, "a number came twice");
     ask(&stream, "get n\r\n", "VALUE n 0 4\r\n1500\r\nEND\r\n");
     ask(&stream, "get c\r\n", "VALUE c 0 3\r\n600\r\nEND\r\n");
-}
-
-/// The next line, without its end.
-fn line(mut stream: &TcpStream) -> String {
-    let mut line = Vec::new();
-    while !line.ends_with(b"\r\n") {
-        let mut byte = [0];
-        stream.read_exact(&mut byte).expect("a line");
-        line.extend(byte);
-    }
-    String::from_utf8(line).expect("text").trim_end().to_owned()
 }

@@ -8,10 +8,10 @@
 //! | to test | use |
 //! |---|---|
 //! | requests and replies | [`Server::start`], [`dialogue::replay`] |
-//! | a connection's own ways | [`Server::start`], [`Server::connect`] |
+//! | a connection's own ways | [`Server::start`], [`Server::connect`], [`talk`] |
 //! | what outlives a crash | a [`TempDir`], [`Server::start_on`], [`Server::kill`] |
 //! | what clients were told at the same time | [`linear::check`] |
-//! | what the server says | [`Server::wait_for_line`] |
+//! | what the server says | [`Server::wait_for_line`], [`Server::last_words`] |
 //! | damaged files, and what they should mean | [`history`] |
 //! | a stream in many ways cut | [`stream::read`], [`stream::answers`] |
 //!
@@ -27,6 +27,7 @@ pub mod disk;
 pub mod history;
 pub mod linear;
 pub mod stream;
+pub mod talk;
 
 use std::env;
 use std::fs::{self, Permissions};
@@ -39,7 +40,7 @@ use std::process::{self, Child, Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 /// How long a reply may take. Far more than any needs, so that a busy machine fails
@@ -69,6 +70,8 @@ pub struct Server {
     /// through a thread that reads all the time: a full pipe would stall the server.
     /// The lock only makes a `&Server` fit for the threads of a test.
     lines: Mutex<Receiver<String>>,
+    /// Copies its standard error to ours, and returns it in the end.
+    errors: Option<JoinHandle<String>>,
     data: PathBuf,
     /// Keeps the directory until the server is gone; `None` if it is the caller's.
     /// Fields are dropped after [`Drop::drop`] has run, so the process ends first.
@@ -110,8 +113,18 @@ impl Server {
             .env_remove("SERVER_PORT")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             .spawn()
             .expect("cannot start the server");
+        let stderr = child.stderr.take().expect("stderr is piped");
+        let errors = Some(thread::spawn(move || {
+            let mut errors = String::new();
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                eprintln!("{line}");
+                errors += &(line + "\n");
+            }
+            errors
+        }));
         let stdout = child.stdout.take().expect("stdout is piped");
         let (sender, lines) = mpsc::channel();
         // Ends with the process, whose end closes the pipe. A line for which there
@@ -123,7 +136,8 @@ impl Server {
         });
         let addr = SocketAddr::from(([127, 0, 0, 1], 0));
         let data = data.to_path_buf();
-        Server { addr, child, lines: Mutex::new(lines), data, owned: None }
+        let lines = Mutex::new(lines);
+        Server { addr, child, lines, errors, data, owned: None }
     }
 
     /// A new connection that sends at once and gives up reading or writing after
@@ -171,6 +185,13 @@ impl Server {
         // An error means that it has ended already, which is as good.
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+
+    /// Ends the process, and tells all that it has said on standard error.
+    pub fn last_words(mut self) -> String {
+        self.kill();
+        let errors = self.errors.take().expect("taken only here");
+        errors.join().expect("its output is read to the end")
     }
 
     /// The data directory.
