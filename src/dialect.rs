@@ -49,6 +49,9 @@ impl Dialect {
         if self == Dialect::Memcached {
             return protocol::parse(input, limits);
         }
+        if protocol::is_foreign(input) {
+            return Parsed::Hangup;
+        }
         let limit = limits.line();
         // In raw, the words of a set end where its size begins, and its line's end is
         // looked for behind that.

@@ -198,6 +198,9 @@ pub enum Topic {
 
 /// Finds the request at the head of `input`.
 pub fn parse<'a>(input: &'a [u8], limits: &Limits) -> Parsed<'a> {
+    if is_foreign(input) {
+        return Parsed::Hangup;
+    }
     let limit = if carries_keys(input) { limits.keys_line() } else { limits.line() };
     let (line, used) = match first_line(input, limit) {
         Ok(found) => found,
@@ -249,6 +252,14 @@ pub(crate) fn first_line(
     };
     let line = input[..end].strip_suffix(b"\r").unwrap_or(&input[..end]);
     Ok((line, end + 1))
+}
+
+/// Whether another protocol begins here: a TLS handshake (0x16), or memcached's binary
+/// one (0x80). Both carry bytes that others have chosen, line ends among them, which
+/// would be run as commands; and whoever speaks them waits for an answer that we don't
+/// have.
+pub(crate) fn is_foreign(input: &[u8]) -> bool {
+    matches!(input.first(), Some(0x16 | 0x80))
 }
 
 /// Whether the line is the first of a browser's request, which anybody's page may have

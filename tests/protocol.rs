@@ -791,6 +791,10 @@ fn what_is_not_our_protocol_is_an_error_or_a_hang_up() {
             "{line:?}"
         );
     }
+    // The first byte is enough.
+    for input in [&b"\x16"[..], b"\x80", b"\x16\x03\x01\nget a\r\n", b"\x80\0\0\n"] {
+        assert_eq!(protocol::parse(input, &LIMITS), Parsed::Hangup, "{input:x?}");
+    }
     parse_whole(b"get / HTTP/1.1\r\n", &LIMITS);
     let refused = [
         ("GET / HTTP/1.1 x\r\n", Error::Unknown),
@@ -810,6 +814,7 @@ fn what_is_not_our_protocol_is_an_error_or_a_hang_up() {
         ("   \r\n", Error::BadFormat),
         ("\r\r\n", Error::BadFormat),
         ("\u{80}\n", Error::Unknown),
+        ("\x15\x03\n", Error::Unknown),
     ];
     for (line, error) in refused {
         assert_eq!(refusal(line.as_bytes()), (error, None), "{line:?}");

@@ -115,6 +115,11 @@ pub fn read(
         arrived = stream.len().min(arrived + pieces());
         loop {
             let input = &stream[head..arrived];
+            if input.is_empty() {
+                // A connection does not ask about nothing. The first byte may decide.
+                (needed, line_open) = (1, None);
+                break;
+            }
             let line_ended = line_open.is_some_and(|len| input[len..].contains(&b'\n'));
             if patient && input.len() < needed && !line_ended {
                 break;
