@@ -18,6 +18,11 @@ use std::time::Duration;
 /// Connections that may queue in the kernel until the listener takes them.
 pub(crate) const KERNEL_QUEUE: i32 = 1024;
 
+/// Bytes of replies that the kernel takes beyond what it can send at once, or about so
+/// many. Without a limit it would take 4 MB from each client that does not read, and when all
+/// of them have filled its memory for sockets, everybody is slow.
+pub(crate) const UNSENT_LIMIT: i32 = 128 << 10;
+
 /// Descriptors beside those of connections: files, pollers, wakers, standard streams.
 const OTHER_DESCRIPTORS: u64 = 64;
 
@@ -135,7 +140,10 @@ impl Listener {
 
     fn prepare(self) -> io::Result<Listener> {
         match &self {
-            Listener::Tcp(listener) => listener.set_nonblocking(true)?,
+            Listener::Tcp(listener) => {
+                listener.set_nonblocking(true)?;
+                os::limit_unsent(listener.as_fd(), UNSENT_LIMIT)?;
+            }
             Listener::Unix(listener, _) => listener.set_nonblocking(true)?,
         }
         os::deepen_queue(self.as_fd(), KERNEL_QUEUE)?;

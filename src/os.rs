@@ -1,6 +1,6 @@
 //! The few system calls that the standard library lacks: waiting for many sockets at
-//! once, the limit on open files, the mask of file modes, and the CPU time used. The
-//! only unsafe code.
+//! once, what the kernel queues for one, the limit on open files, the mask of file
+//! modes, and the CPU time used. The only unsafe code.
 //!
 //! [`Poller`] is one interface over two calls. `epoll` (Linux) keeps the set of
 //! sockets in the kernel, and a wait costs what is ready. `poll` (every Unix) hands
@@ -336,6 +336,35 @@ pub fn make_private<T>(make: impl FnOnce() -> T) -> T {
     // SAFETY: as above.
     unsafe { umask(before) };
     made
+}
+
+/// Lets at most about `bytes` wait in the kernel until they can be sent, on every
+/// connection that comes from this listener.
+#[cfg(target_os = "linux")]
+pub fn limit_unsent(listener: BorrowedFd, bytes: c_int) -> Result<()> {
+    use std::ffi::c_uint;
+    unsafe extern "C" {
+        fn setsockopt(
+            fd: c_int,
+            level: c_int,
+            name: c_int,
+            value: *const c_int,
+            len: c_uint,
+        ) -> c_int;
+    }
+    const IPPROTO_TCP: c_int = 6;
+    const TCP_NOTSENT_LOWAT: c_int = 25;
+    let (fd, len) = (listener.as_raw_fd(), size_of::<c_int>() as c_uint);
+    // SAFETY: the descriptor is open, and the kernel copies the number, which is as long
+    // as it is told.
+    check(unsafe { setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &bytes, len) })
+        .map(|_| ())
+}
+
+/// Elsewhere the system decides.
+#[cfg(not(target_os = "linux"))]
+pub fn limit_unsent(_: BorrowedFd, _: c_int) -> Result<()> {
+    Ok(())
 }
 
 /// The CPU time that this process has used, as user and as system.
