@@ -134,6 +134,7 @@ pub const DRIVER: &[Spec] = &[
     spec("noreply", None, "RATIO", "share of sets with noreply [0; in the sweep 0.5]"),
     spec("pipeline", None, "NUM", "requests that a connection sends at once [1]"),
     spec("reconnect", None, "", "also with a connection for each request"),
+    spec("crowd", None, "NUM", "also amid NUM slow senders and NUM that never read"),
     spec("key", None, "BYTES", "length of a key [10]"),
     spec("value", None, "BYTES", "length of a value [50]"),
     spec("keys", None, "NUM", "how many there are [10000]"),
@@ -496,7 +497,7 @@ const MAX_BENCH_VALUE: usize = 1 << 20;
 /// The options of a benchmark.
 pub fn bench_options(args: &Args) -> Result<bench::Options, String> {
     let (against, redis) = (address(args, "against")?, address(args, "redis")?);
-    let is_sweep = !["conns", "set", "pipeline", "reconnect", "redis"]
+    let is_sweep = !["conns", "set", "pipeline", "reconnect", "redis", "crowd"]
         .iter()
         .any(|name| args.has(name));
     let connections = match args.text("conns") {
@@ -530,6 +531,15 @@ pub fn bench_options(args: &Args) -> Result<bench::Options, String> {
         return Err(format!("--keys {keys} are too many for --key {key_size}"));
     }
     let echo = args.has("echo");
+    let crowd = args.number("crowd", 1..=10_000)?.unwrap_or(0);
+    if crowd > 0 && (echo || redis.is_some()) {
+        // The others would not know what it wants.
+        return Err(
+            "--crowd is for servers that speak memcached's protocol: leave out \
+                    --echo"
+                .into(),
+        );
+    }
     let pairs = if against.is_some() || redis.is_some() || echo { 5 } else { 1 };
     let pairs = args.number("pairs", 1..=1000)?.unwrap_or(pairs);
     let time = Duration::from_secs_f64(if pairs > 1 { 0.5 } else { 2.0 });
@@ -560,6 +570,7 @@ pub fn bench_options(args: &Args) -> Result<bench::Options, String> {
         redis,
         echo,
         reconnect,
+        crowd,
         server,
         threads: server_options(&parsed)?.threads,
     })

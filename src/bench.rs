@@ -7,6 +7,7 @@
 //! | `bench/load.rs` | the load generator: connections in closed loops |
 //! | `bench/histogram.rs` | latencies |
 //! | `bench/contestant.rs` | the servers that are driven, and their CPU time |
+//! | `bench/crowd.rs` | clients that mean no good, around a load |
 //! | `bench/echo.rs` | a server that does nothing, for comparison |
 //! | this one | the sweep, the table, the charts |
 //!
@@ -26,13 +27,16 @@
 //! | `cpu_us_per_op` | CPU time of the whole server process for each request |
 //! | `user`, `system` | its two parts |
 //! | `generator_us` | CPU time of the generator for each request |
+//! | `memory_mb` | resident memory of the server's process in the end |
 //!
 //! A row of `ours/against` has in each column the ratio of the two. `-` is what can't
-//! be told: the CPU time of a server on another machine, or without `/proc`.
+//! be told: CPU time and memory of a server on another machine, or without `/proc`.
 //!
 //! With `--reconnect` each server is driven twice: with connections that stay, and in
 //! the modes `set-reconnect`, `get-reconnect` and `mixed-reconnect` with one for each
-//! request, the latency of which is from its opening to its end.
+//! request, the latency of which is from its opening to its end. With `--crowd NUM` the
+//! second time is in the modes `set-crowd` and so on, while NUM clients send a byte now
+//! and then, and NUM others ask for large values and never read them.
 //!
 //! Our own server is a child process, its data in the temporary directory. It runs
 //! with `--sync every-second` unless the options behind `--` say otherwise. They may
@@ -63,6 +67,7 @@
 //!   does that.
 
 mod contestant;
+mod crowd;
 pub mod echo;
 mod histogram;
 pub mod items;
@@ -118,6 +123,9 @@ pub struct Options {
     pub echo: bool,
     /// Each server is driven a second time, with a connection for each request.
     pub reconnect: bool,
+    /// Each server is driven a second time, amid a crowd: so many slow senders, and as
+    /// many that never read. 0 is none.
+    pub crowd: usize,
     /// Options of our own server.
     pub server: Vec<OsString>,
     /// Threads of that server, of the echo server and of the generator: for single
@@ -127,7 +135,7 @@ pub struct Options {
 }
 
 /// The columns of a row behind the four that name it.
-const COLUMNS: [&str; 9] = [
+const COLUMNS: [&str; 10] = [
     "ops/s",
     "p50_us",
     "p99_us",
@@ -137,6 +145,7 @@ const COLUMNS: [&str; 9] = [
     "system",
     "max_us",
     "generator_us",
+    "memory_mb",
 ];
 
 /// Column, file, title and unit of each chart.
@@ -154,7 +163,17 @@ type Figures = [f64; COLUMNS.len()];
 #[derive(Clone, Copy)]
 struct Ride<'a> {
     server: &'a Contestant<'a>,
-    reconnect: bool,
+    manner: Manner,
+}
+
+/// What is special about a ride.
+#[derive(Clone, Copy, PartialEq)]
+enum Manner {
+    Plain,
+    /// A connection for each request.
+    Reconnect,
+    /// Amid a crowd, of twice this size.
+    Crowd(usize),
 }
 
 /// A row of the table.
@@ -195,10 +214,12 @@ pub fn run(options: &Options) -> Result {
     if options.echo {
         servers.push(Contestant::echo(options, &items)?);
     }
-    let kinds: &[bool] = if options.reconnect { &[false, true] } else { &[false] };
-    let rides = servers.iter().flat_map(|server| {
-        kinds.iter().map(move |&reconnect| Ride { server, reconnect })
-    });
+    let mut manners = vec![Manner::Plain];
+    manners.extend(options.reconnect.then_some(Manner::Reconnect));
+    manners.extend((options.crowd > 0).then_some(Manner::Crowd(options.crowd)));
+    let rides = servers
+        .iter()
+        .flat_map(|server| manners.iter().map(move |&manner| Ride { server, manner }));
     let rides: Vec<Ride> = rides.collect();
 
     print_line(["server", "mode", "connections", "pipeline"], COLUMNS);
@@ -228,7 +249,7 @@ pub fn run(options: &Options) -> Result {
 
 impl Options {
     fn most_connections(&self) -> usize {
-        self.connections.iter().copied().max().unwrap_or(0)
+        self.connections.iter().copied().max().unwrap_or(0) + 2 * self.crowd
     }
 
     fn load(&self, set: f64, connections: usize, pair: usize) -> Load {
@@ -248,8 +269,13 @@ impl Options {
 
 impl Ride<'_> {
     fn measure(self, load: &Load) -> Result<Figures> {
-        let load = Load { reconnect: self.reconnect, ..load.clone() };
-        let measured = load::measure(self.server, &load);
+        let reconnect = self.manner == Manner::Reconnect;
+        let load = Load { reconnect, ..load.clone() };
+        let measure = || load::measure(self.server, &load);
+        let measured = match self.manner {
+            Manner::Crowd(size) => crowd::around(self.server, size, measure),
+            _ => measure(),
+        };
         let Ride { server: Contestant { name, address, .. }, .. } = self;
         measured
             .map(|m| figures(&m))
@@ -262,12 +288,18 @@ impl Ride<'_> {
             1.0 => "set",
             _ => "mixed",
         };
-        format!("{mode}{}", if self.reconnect { "-reconnect" } else { "" })
+        let manner = match self.manner {
+            Manner::Plain => "",
+            Manner::Reconnect => "-reconnect",
+            Manner::Crowd(_) => "-crowd",
+        };
+        format!("{mode}{manner}")
     }
 }
 
 fn figures(measurement: &Measurement) -> Figures {
-    let Measurement { requests, elapsed, latencies, server, generator } = measurement;
+    let Measurement { requests, elapsed, latencies, server, generator, memory } =
+        measurement;
     let each = |time: Duration| time.as_secs_f64() * 1e6 / *requests as f64;
     let percentile = |fraction| latencies.percentile(fraction) as f64 / 1e3;
     let (user, system) = server
@@ -282,6 +314,7 @@ fn figures(measurement: &Measurement) -> Figures {
         system,
         latencies.max() as f64 / 1e3,
         each(*generator),
+        memory.map_or(f64::NAN, |bytes| bytes as f64 / f64::from(1 << 20)),
     ]
 }
 
@@ -309,7 +342,7 @@ fn summarize(
             // Two servers under the same load, or one under both.
             let same_server = one.server.name == other.server.name;
             let ours = one.server.name == rides[0].server.name;
-            if !(same_server || ours && one.reconnect == other.reconnect) {
+            if !(same_server || ours && one.manner == other.manner) {
                 continue;
             }
             let ratios: Vec<Figures> = results[i]

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-const COLUMNS: [&str; 13] = [
+const COLUMNS: [&str; 14] = [
     "server",
     "mode",
     "connections",
@@ -29,6 +29,7 @@ const COLUMNS: [&str; 13] = [
     "system",
     "max_us",
     "generator_us",
+    "memory_mb",
 ];
 
 /// What a benchmark has left behind.
@@ -180,6 +181,41 @@ fn a_connection_for_each_request_is_compared_with_kept_ones() {
         "echo get/get-reconnect 2 1",
     ];
     assert_eq!(run.names(), expected);
+}
+
+#[test]
+fn a_load_amid_a_crowd_is_compared_with_one_in_peace() {
+    let other = Server::start(&[]);
+    let run = bench(&format!(
+        "--seconds 0.2 --pairs 1 --conns 2 --set 0.5 --crowd 20 --against {}",
+        other.addr
+    ));
+    let expected = [
+        "ours mixed 2 1",
+        "ours mixed-crowd 2 1",
+        "against mixed 2 1",
+        "against mixed-crowd 2 1",
+        "ours mixed/mixed-crowd 2 1",
+        "ours/against mixed 2 1",
+        "ours/against mixed-crowd 2 1",
+        "against mixed/mixed-crowd 2 1",
+    ];
+    assert_eq!(run.names(), expected);
+    // Each that never reads is held a few replies of 100,000 bytes.
+    if cfg!(target_os = "linux") {
+        let memory = |row: usize| run.rows()[row][13].parse::<f64>().expect("a number");
+        assert!(memory(1) > memory(0) + 2.0, "{}", run.stdout);
+    }
+}
+
+#[test]
+fn a_crowd_that_is_sent_away_is_no_result() {
+    let run =
+        bench("--seconds 2.5 --conns 2 --crowd 5 --set 0 -- --request-timeout 0.1");
+    let start = "driver: ours, 127.0.0.1:";
+    assert!(run.stderr.starts_with(start), "{}", run.stderr);
+    assert!(run.stderr.contains(": the crowd did not stay: "), "{}", run.stderr);
+    assert_eq!((run.stderr.lines().count(), run.code), (1, Some(1)));
 }
 
 #[test]
@@ -338,6 +374,11 @@ fn options_that_make_no_sense_are_refused_in_one_line() {
         ("--redis h:1 --noreply 0.5", "Redis has no noreply"),
         ("--reconnect --pipeline 2", "--reconnect is for single requests, "),
         ("--reconnect --noreply 0.5", "--reconnect is for single requests, "),
+        ("--crowd 0", "--crowd takes a number from 1 to 10000, not 0"),
+        (
+            "--crowd 5 --echo",
+            "--crowd is for servers that speak memcached's protocol: ",
+        ),
         ("-- --sync no", "--sync is always or every-second, not no"),
         ("-- --sink", "unknown option --sink; see server --help"),
         ("-- --help", "what stands behind -- are options of the server"),

@@ -141,6 +141,13 @@ impl<'a> Contestant<'a> {
         let mut time = || Some(TICK * words.next()?.parse().ok()?);
         Some((time()?, time()?))
     }
+
+    /// How many bytes of memory it has at the moment, where the system tells.
+    pub fn memory(&self) -> Option<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid?)).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+        Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? << 10)
+    }
 }
 
 /// Starts a child and waits until it says where it listens.

@@ -66,6 +66,8 @@ pub struct Measurement {
     pub server: Option<(Duration, Duration)>,
     /// CPU time of the generator itself.
     pub generator: Duration,
+    /// Resident memory of the server in the end, in bytes, where it can be told.
+    pub memory: Option<u64>,
 }
 
 /// Drives a server.
@@ -112,6 +114,7 @@ pub fn measure(contestant: &Contestant, load: &Load) -> Result<Measurement> {
             server: server
                 .map(|(after, before)| (after.0 - before.0, after.1 - before.1)),
             generator: own_time() - generator,
+            memory: contestant.memory(),
         };
         for result in results {
             let (requests, latencies) = result?;
@@ -353,7 +356,7 @@ impl Connection {
 
 /// A connection that never makes its thread wait, once it is there. That takes a
 /// moment on the same machine, and a round trip elsewhere.
-fn open(address: SocketAddr) -> Result<TcpStream> {
+pub fn open(address: SocketAddr) -> Result<TcpStream> {
     let opened = TcpStream::connect(address).and_then(|stream| {
         stream.set_nonblocking(true)?;
         // A batch is one write already.
