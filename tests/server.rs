@@ -868,35 +868,6 @@ fn running_out_of_descriptors_costs_the_newcomer() {
     ask(server.connect(), "get k\r\n", "VALUE k 0 1\r\ny\r\nEND\r\n");
 }
 
-#[cfg(target_os = "linux")]
-#[test]
-fn connections_that_end_leave_no_descriptor_behind() {
-    let server = Server::start(&["--sync", "every-second"]);
-    let first = server.connect();
-    ask(&first, set("kept", b"old"), STORED);
-    let before = descriptors(&server);
-    for i in 0..2000 {
-        let stream = server.connect();
-        match i % 5 {
-            0 => {}
-            1 => ask(&stream, "get k\r\n", "END\r\n"),
-            2 => send(&stream, "set kept 0 0 10\r\nhal"),
-            3 => {
-                // It ends with a reset, since there is something that was not read.
-                send(&stream, "get k\r\nset kept 0 0 10\r\nhal");
-                stream.peek(&mut [0]).expect("a reply");
-            }
-            _ => {
-                send(&stream, "quit\r\n");
-                assert_eq!(rest(&stream), b"");
-            }
-        }
-    }
-    until(|| stat(&first, "curr_connections") == 1);
-    assert_eq!(descriptors(&server), before);
-    ask(&first, "get kept\r\n", "VALUE kept 0 3\r\nold\r\nEND\r\n");
-}
-
 #[test]
 fn the_idle_are_closed_after_the_idle_timeout_and_the_busy_are_not() {
     let server = Server::start(&["-t", "1", "--idle-timeout", "0.2"]);

@@ -4,7 +4,7 @@
 use super::{REPLY_TIMEOUT, Server};
 use memcached_lite::os;
 use std::fs;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::Instant;
 
@@ -21,7 +21,7 @@ pub fn expect(mut stream: impl Read, expected: impl AsRef<[u8]>) {
     let mut received = vec![0; expected.len()];
     let mut count = 0;
     while count < expected.len() {
-        match stream.read(&mut received[count..]) {
+        match read(&mut stream, &mut received[count..]) {
             Ok(0) => break,
             Ok(more) => count += more,
             Err(error) => panic!("{error} after {:?}", show(&received[..count])),
@@ -29,6 +29,16 @@ pub fn expect(mut stream: impl Read, expected: impl AsRef<[u8]>) {
     }
     let received = &received[..count];
     assert!(received == expected, "{:?}, not {:?}", show(received), show(expected));
+}
+
+/// Reads once. A signal, such as that of a debugger, is no reason to stop.
+fn read(mut stream: impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match stream.read(buffer) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
 }
 
 pub fn ask(
@@ -87,7 +97,7 @@ pub fn number(stream: &TcpStream, request: &str, name: &str) -> u64 {
     let mut text = Vec::new();
     while !text.ends_with(b"END\r\n") {
         let mut buffer = [0; 4096];
-        let count = (&mut &*stream).read(&mut buffer).expect("stats");
+        let count = read(stream, &mut buffer).expect("stats");
         assert!(count > 0, "closed after {:?}", show(&text));
         text.extend_from_slice(&buffer[..count]);
     }
@@ -131,8 +141,11 @@ pub fn line(mut stream: &TcpStream) -> String {
 }
 
 /// A number of kB in /proc/PID/status: `VmRSS` is what a process has in memory,
-/// `VmHWM` the most that it ever had. Only on Linux.
+/// `VmHWM` the most that it ever had. 0 where the system does not tell.
 pub fn memory(server: &Server, name: &str) -> u64 {
+    if !cfg!(target_os = "linux") {
+        return 0;
+    }
     let path = format!("/proc/{}/status", server.pid());
     let status = fs::read_to_string(path).expect("status");
     let line = status.lines().find(|line| line.starts_with(name)).expect("listed");
@@ -140,8 +153,11 @@ pub fn memory(server: &Server, name: &str) -> u64 {
     number.expect("a number of kB")
 }
 
-/// How many descriptors the server has open. Only on Linux.
+/// How many descriptors the server has open; 0 where the system does not tell.
 pub fn descriptors(server: &Server) -> usize {
+    if !cfg!(target_os = "linux") {
+        return 0;
+    }
     let directory = format!("/proc/{}/fd", server.pid());
     fs::read_dir(directory).expect("descriptors").count()
 }
