@@ -1,7 +1,7 @@
 # `make` lists the targets. Everything here is a thin shell around cargo.
 
-.PHONY: help build test check run demo designs bench bench-against bench-redis bench-growth docs clean \
-  test-against test-idle torture interop
+.PHONY: help build test check run demo designs bench bench-against bench-redis bench-crowd \
+  bench-growth docs clean test-against test-idle torture fuzz interop
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -34,6 +34,10 @@ torture: ## kill servers under load, ROUNDS=1000 times and more, from SEED=1 on:
 	ROUNDS=$(or $(ROUNDS),1000) SEED=$(or $(SEED),1) \
 	  cargo test --release --test torture -- --nocapture
 
+fuzz: ## noise over the wire in each dialect, for SECONDS=n (60), from SEED=n (1) on
+	FUZZ_SECONDS=$(or $(SECONDS),60) FUZZ_SEED=$(or $(SEED),1) \
+	  cargo test --test fuzz -- --nocapture
+
 bench: ## measure, with 50 to 400 connections: about a minute
 	cargo run --release --bin driver -- --bench
 
@@ -43,6 +47,10 @@ bench-against: ## the same beside ADDR=host:port, which is flushed: two minutes
 bench-redis: ## durable sets beside the Redis at ADDR=host:port, which is flushed
 	cargo run --release --bin driver -- --bench --conns 50,400 --set 1 --seconds 1 \
 	  --redis $(ADDR) -- --sync always
+
+bench-crowd: ## amid 500 slow senders and 500 that never read, in pairs: half a minute
+	cargo run --release --bin driver -- --bench --conns 50 --set 0.5 --seconds 2 \
+	  --crowd 500 --pairs 5
 
 # The client is installed once, below target/; only that needs the network.
 PYMEMCACHE = 4.0.0

@@ -376,6 +376,10 @@ fn options_that_make_no_sense_are_refused_in_one_line() {
         ("--reconnect --noreply 0.5", "--reconnect is for single requests, "),
         ("--crowd 0", "--crowd takes a number from 1 to 10000, not 0"),
         (
+            "--crowd 5 --redis 127.0.0.1:1",
+            "--crowd is for servers that speak memcached",
+        ),
+        (
             "--crowd 5 --echo",
             "--crowd is for servers that speak memcached's protocol: ",
         ),

@@ -58,6 +58,25 @@ pub fn replay(addr: SocketAddr, text: &str, skip_ours: bool) -> Result<usize, St
     if failures.is_empty() { Ok(run) } else { Err(failures.join("\n")) }
 }
 
+/// What each dialogue in `text` sends, on all of its connections, in one piece. A number
+/// that only a reply tells is 1.
+pub fn requests(text: &str) -> Vec<Vec<u8>> {
+    let sent = |dialogue: &Dialogue| {
+        let mut bytes = Vec::new();
+        for (_, step) in &dialogue.steps {
+            let Step::Send(parts) = step else { continue };
+            for part in parts {
+                bytes.extend_from_slice(match part {
+                    Part::Bytes(bytes) => bytes,
+                    Part::Number(_) => b"1",
+                });
+            }
+        }
+        bytes
+    };
+    parse(text).expect("dialogues").iter().map(sent).collect()
+}
+
 struct Dialogue {
     title: String,
     /// The line of its title.
