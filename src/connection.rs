@@ -25,7 +25,7 @@ use crate::protocol::{BlockEnd, Limits, Message, Parsed, Refusal};
 use crate::protocol::{Request, Retrieval};
 use crate::reply::{Error, LINES_MAX, Reply};
 use crate::say;
-use crate::service::{Context, OUTPUT_LIMIT, Service};
+use crate::service::{Context, OUTPUT_LIMIT, Service, WORK_LIMIT};
 use crate::stats::Counter;
 use crate::store::Session;
 use crate::words::Words;
@@ -35,10 +35,6 @@ use std::time::{Duration, Instant};
 
 /// The most that is read from a connection in one tick, so that nobody starves.
 pub const READ_LIMIT: usize = 64 << 10;
-
-/// When the requests of one connection have moved so many bytes of records in a tick,
-/// the others have their turn: a short request may read and write a large value.
-const WORK_LIMIT: u64 = 4 << 20;
 
 /// V2: the longest that `input` may be, in bytes.
 fn input_max(limits: &Limits) -> usize {

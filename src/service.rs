@@ -23,6 +23,14 @@ use std::time::Instant;
 /// one get as well, until the client has taken them.
 pub const OUTPUT_LIMIT: usize = 256 << 10;
 
+/// When the requests of one connection have moved so many bytes of records in a tick,
+/// the others have their turn: a short request may read and write a large value.
+pub(crate) const WORK_LIMIT: u64 = 4 << 20;
+
+/// What a look-up adds to that, found or not: a line of a megabyte may name half a million
+/// keys that are not there.
+const LOOK_UP: u64 = 256;
+
 /// The most spare output buffers that a worker keeps, and the longest, in bytes.
 const SPARE_COUNT: usize = 64;
 const SPARE_SIZE: usize = 64 << 10;
@@ -148,7 +156,7 @@ impl Context {
     }
 
     /// Answers one key after another, behind `out`. Returns the keys that are left
-    /// when `out` is full.
+    /// when `out` is full, or when it is another connection's turn.
     pub fn get<'k>(
         &mut self,
         retrieval: Retrieval,
@@ -160,7 +168,8 @@ impl Context {
         let Context { service, session, worker, .. } = self;
         let (counters, store) = (&service.counters[*worker], &service.store);
         let dialect = service.dialect;
-        while out.len() < OUTPUT_LIMIT {
+        while out.len() < OUTPUT_LIMIT && session.moved < WORK_LIMIT {
+            session.moved += LOOK_UP;
             let Some(key) = keys.next() else {
                 dialect.write_reply(&Reply::End, out);
                 return None;

@@ -878,6 +878,23 @@ fn requests_that_move_much_let_the_neighbours_have_their_turn() {
     assert_eq!(service_touches(&context), 100);
 }
 
+#[test]
+fn a_get_of_many_missing_keys_lets_the_neighbours_have_their_turn() {
+    let directory = TempDir::new();
+    let mut context = Context::new(service(MEMCACHED, &directory, 1 << 20), 0);
+    let line = format!("get{}\r\n", " a".repeat(READ_LIMIT / 2 - 3));
+    let (mut connection, far) = after_one_read(&mut context, line.as_bytes());
+    let mut turns = 1;
+    while connection.can_resume() {
+        connection.resume(Instant::now(), &mut context);
+        turns += 1;
+    }
+    assert!((2..10).contains(&turns), "{turns} turns");
+    connection.flush(Instant::now(), &mut context).unwrap();
+    drop(connection);
+    assert_eq!(std::io::read_to_string(far).unwrap(), "END\r\n");
+}
+
 fn service_touches(context: &Context) -> u64 {
     let totals = memcached_lite::stats::totals(&context.service.counters);
     let names = memcached_lite::stats::NAMES;
