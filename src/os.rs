@@ -1,6 +1,6 @@
 //! The few system calls that the standard library lacks: waiting for many sockets at
-//! once, what the kernel queues for one, the limit on open files, the mask of file
-//! modes, and the CPU time used. The only unsafe code.
+//! once, what the kernel queues for one, the limits on open files and on their size, the
+//! mask of file modes, and the CPU time used. The only unsafe code.
 //!
 //! [`Poller`] is one interface over two calls. `epoll` (Linux) keeps the set of
 //! sockets in the kernel, and a wait costs what is ready. `poll` (every Unix) hands
@@ -295,7 +295,13 @@ unsafe extern "C" {
     fn setrlimit(resource: c_int, limit: *const Limit) -> c_int;
     fn umask(mask: Mode) -> Mode;
     fn getrusage(who: c_int, usage: *mut Usage) -> c_int;
+    fn signal(number: c_int, handler: usize) -> usize;
 }
+
+/// What a process is sent that makes a file longer than it may be: the same number on
+/// the BSDs and on all of Linux but two processors of the past.
+const SIGXFSZ: c_int = 25;
+const SIG_IGN: usize = 1;
 
 /// Lets this process have `wanted` files open at once. The error is the number that
 /// the system allows instead.
@@ -314,6 +320,13 @@ pub fn raise_descriptor_limit(wanted: u64) -> std::result::Result<(), u64> {
         return Ok(());
     }
     Err(limit.max)
+}
+
+/// Has a write beyond the file-size limit (`ulimit -f`) fail, as on a full disk. The
+/// signal that comes with it would end the process; the standard library lets it.
+pub fn outlive_file_size_limit() {
+    // SAFETY: the signal is ignored, so no code of ours runs when it comes.
+    unsafe { signal(SIGXFSZ, SIG_IGN) };
 }
 
 /// Lets `waiting` connections queue in the kernel until they are accepted. The

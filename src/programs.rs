@@ -8,7 +8,7 @@ use crate::check::check;
 use crate::disk::Directory;
 use crate::driver;
 use crate::log::SyncMode;
-use crate::os::unix_now;
+use crate::os::{self, unix_now};
 use crate::protocol::Verb;
 use crate::repair::repair;
 use crate::replay::{self, OpenError, Settings};
@@ -55,6 +55,7 @@ pub fn server(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     program("server", "server [OPTION]...", args::SERVER, args, |args| {
         let task = args::server_task(&args).map_err(StartError::Usage)?;
         let options = args::server_options(&args).map_err(StartError::Usage)?;
+        os::outlive_file_size_limit();
         if let Some(task) = task {
             return perform(task, &options.data, &options.store.settings).map_err(
                 |error| {
