@@ -73,11 +73,14 @@ impl Store {
     }
 
     /// One round of the janitor: what a full disk refused is tried again, what is
-    /// written is synced, expired items go, and compaction runs if it is due.
-    /// `clock` gives Unix seconds.
+    /// written is synced, files that have gone are noticed (L5), expired items go, and
+    /// compaction runs if it is due. `clock` gives Unix seconds.
     pub fn tend(&self, clock: &dyn Fn() -> u64) -> Result<()> {
         let mut session = Session::at(clock());
-        self.log.sync(session.now)?;
+        // Files that have gone are synced all the same: they may come back.
+        let synced = self.log.sync(session.now);
+        self.log.check_files()?;
+        synced?;
         self.flush_if_due(&mut session)?;
         self.reap(session.now);
         let mut result = Ok(());
@@ -143,6 +146,9 @@ impl Store {
             self.compaction_stopped.get_or_init(|| error.clone());
         }
         walked?;
+        // In a directory that is there in the place of ours, the file that has the old
+        // one's name is somebody else's.
+        self.log.check_files()?;
         // C3
         self.log.retire(old, clock())?;
         // With its last descriptor go a removed file's blocks, which takes the system

@@ -14,7 +14,7 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// The file operations that the log is made of.
@@ -23,6 +23,8 @@ pub trait Disk: Send + Sync {
     fn list(&self) -> io::Result<Vec<String>>;
     /// Opens a file for reading and writing; with `create` it is made, or emptied.
     fn open(&self, name: &str, create: bool) -> io::Result<File>;
+    /// Looks whether `name` still is this file's. The error says what is wrong.
+    fn check(&self, name: &str, file: &File) -> io::Result<()>;
     /// Reads at `offset` into `buffer`; returns how many bytes it got, 0 at the end.
     fn read(&self, file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
     /// Writes at `offset`; returns how many of the bytes it took.
@@ -127,6 +129,14 @@ impl Disk for Directory {
 
     fn open(&self, name: &str, create: bool) -> io::Result<File> {
         self.open_file(name, OpenOptions::new().create(create).truncate(create))
+    }
+
+    fn check(&self, name: &str, file: &File) -> io::Result<()> {
+        let (named, ours) = (fs::metadata(self.path.join(name))?, file.metadata()?);
+        match (named.dev(), named.ino()) == (ours.dev(), ours.ino()) {
+            true => Ok(()),
+            false => Err(io::Error::other("another file has its name")),
+        }
     }
 
     fn read(&self, file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {

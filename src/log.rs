@@ -23,6 +23,8 @@
 //! - L2: `synced` moves only after a sync that began after those bytes were written.
 //! - L3: after a failed write the same bytes are tried again at the same offset.
 //! - L4: a failed sync is final; nothing is appended or promised after it.
+//! - L5: while a file has lost its name, nothing is appended: who starts next would not
+//!   find it.
 //!
 //! Lock order, also with the store's: shards ascending, then `syncing`, then `tail`,
 //! then `generations`.
@@ -74,6 +76,14 @@ pub enum LogError {
     /// A sync failed. What the kernel did with the bytes is unknown, so nothing is
     /// written until the store is opened anew.
     Sync(String),
+    /// A file is no longer where it was: it has gone, its directory has, or another
+    /// is in its place. Writes go on when it is back.
+    Missing {
+        /// The file's name.
+        file: String,
+        /// What is there instead.
+        why: String,
+    },
     /// The disk would not give back what was written to it.
     Read(String),
     /// A record no longer has its checksum.
@@ -92,6 +102,10 @@ impl fmt::Display for LogError {
             LogError::Sync(why) => {
                 write!(f, "syncing data failed, restart the server: {why}")
             }
+            LogError::Missing { file, why } => write!(
+                f,
+                "{file} is not where it was, nothing is written until it is back: {why}"
+            ),
             LogError::Read(why) => write!(f, "reading data failed: {why}"),
             LogError::Damaged { file, offset } => {
                 write!(f, "damaged record in {file} at offset {offset}")
@@ -145,6 +159,8 @@ struct Tail {
     bytes: Vec<u8>,
     /// The last attempt to write `bytes` out failed.
     stuck: bool,
+    /// L5: the file that was not where it should be, when that was last looked at.
+    missing: Option<LogError>,
     /// Length of the file, in bytes.
     file_len: u64,
 }
@@ -181,7 +197,8 @@ impl Log {
     ) -> Log {
         let generation = generations[generations.len() - 1].clone();
         let file_len = end - generation.base;
-        let tail = Tail { generation, bytes: Vec::new(), stuck: false, file_len };
+        let (bytes, stuck, missing) = (Vec::new(), false, None);
+        let tail = Tail { generation, bytes, stuck, missing, file_len };
         Log {
             disk,
             format,
@@ -232,6 +249,9 @@ impl Log {
     pub fn append(&self, draft: &mut Draft, now: u64) -> Result<Range<u64>> {
         let mut tail = lock(&self.tail);
         self.check_sync()?;
+        if let Some(error) = &tail.missing {
+            return Err(error.clone());
+        }
         if tail.stuck || tail.bytes.len() >= TAIL_LIMIT {
             self.write_out(&mut tail, now)?;
         }
@@ -302,6 +322,18 @@ impl Log {
         drop(tail);
         // The write failed, but what it left out may not concern this caller.
         if written < position { result } else { Ok(()) }
+    }
+
+    /// L5: looks whether all files are where they were. What was appended before
+    /// somebody looked has been written to the files, wherever they are.
+    pub fn check_files(&self) -> Result<()> {
+        let missing = self.generations().iter().find_map(|generation| {
+            let file = generation.name();
+            let error = self.disk.check(&file, &generation.file).err()?;
+            Some(LogError::Missing { file, why: error.to_string() })
+        });
+        lock(&self.tail).missing = missing.clone();
+        missing.map_or(Ok(()), Err)
     }
 
     /// L4: the one place where a file that serves is synced, and where failing is final.

@@ -720,6 +720,9 @@ impl Disk for Panics {
     fn open(&self, name: &str, create: bool) -> io::Result<File> {
         self.directory.open(name, create)
     }
+    fn check(&self, name: &str, file: &File) -> io::Result<()> {
+        self.directory.check(name, file)
+    }
     fn write(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<usize> {
         self.directory.write(file, bytes, offset)
     }

@@ -28,6 +28,10 @@ impl Disk for Mortal {
         self.directory.open(name, create)
     }
 
+    fn check(&self, name: &str, file: &File) -> io::Result<()> {
+        self.directory.check(name, file)
+    }
+
     fn read(&self, file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         self.directory.read(file, buffer, offset)
     }

@@ -9,12 +9,14 @@
 //! | a call that fails, once or for good | [`Faulty::fail`], [`Faulty::heal`] |
 //! | a process cut off at its n-th call | [`How::Stop`] |
 //! | who waits for a call, and who shares it | [`Faulty::hold`] |
+//! | threads that overtake one another | [`Faulty::wait_at_random`] |
 //! | what is asked, and in which order | [`Faulty::done`] |
 //! | a power cut | [`Faulty::power_cut`] |
 //!
 //! A sync is never passed on, so that thousands of stores can be opened in a second;
 //! but the disk keeps what was synced apart from what was only written. A sync that
 //! fails drops what it should have saved, as kernels do: only writing it again helps.
+//! What it dropped may have reached the disk all the same.
 
 use memcached_lite::disk::{Directory, Disk};
 use memcached_lite::random::Random;
@@ -34,6 +36,7 @@ use std::thread::{self, ThreadId};
 pub enum Call {
     List,
     Open,
+    Check,
     Read,
     Write,
     Sync,
@@ -48,6 +51,7 @@ impl Call {
     pub const ALL: &'static [Call] = &[
         Call::List,
         Call::Open,
+        Call::Check,
         Call::Read,
         Call::Write,
         Call::Sync,
@@ -56,6 +60,12 @@ impl Call {
         Call::Remove,
         Call::SyncDir,
     ];
+
+    /// This one and no other.
+    fn alone(self) -> &'static [Call] {
+        let at = Call::ALL.iter().position(|call| *call == self).unwrap();
+        &Call::ALL[at..=at]
+    }
 }
 
 /// What happens at the call that was chosen.
@@ -63,7 +73,7 @@ impl Call {
 pub enum How {
     /// It fails, and the next one works again.
     Once,
-    /// It fails, and all of its kinds do until [`Faulty::heal`].
+    /// It fails, and all calls of its kind do until [`Faulty::heal`].
     Always,
     /// It fails, and whatever is called after it, as if the process ended there.
     Stop,
@@ -105,6 +115,10 @@ struct State {
     done: Vec<(Call, Inode, u64, u64)>,
     fault: Option<Fault>,
     stopped: bool,
+    /// Calls that have failed.
+    failures: usize,
+    /// Chooses how long a call waits for others.
+    waits: Option<Random>,
     /// Such calls are held, once so many have passed.
     held: Option<(Call, usize)>,
     /// Calls that have come to the hold.
@@ -118,10 +132,28 @@ struct State {
     /// What a power cut leaves for sure.
     safe_names: BTreeMap<String, Inode>,
     safe_bytes: HashMap<Inode, Vec<u8>>,
-    /// What it may leave as well: the names after each change since the last
-    /// `sync_dir`, and what was written to a file since its last sync.
-    unsafe_names: Vec<BTreeMap<String, Inode>>,
+    /// What it may leave as well: the changes of names since the last `sync_dir`, and
+    /// what was written to a file since its last sync.
+    unsafe_names: Vec<Naming>,
     unsafe_changes: Vec<(Inode, Change)>,
+    /// What a sync that failed has dropped: it may be on the disk, until something
+    /// written later is safe.
+    dropped: Vec<(Inode, Change)>,
+}
+
+/// A change of names: what was taken away, and what was given.
+#[derive(Clone)]
+struct Naming(Option<String>, Option<(String, Inode)>);
+
+impl Naming {
+    fn apply(&self, names: &mut BTreeMap<String, Inode>) {
+        if let Some(name) = &self.0 {
+            names.remove(name);
+        }
+        if let Some((name, inode)) = &self.1 {
+            names.insert(name.clone(), *inode);
+        }
+    }
 }
 
 struct Fault {
@@ -150,7 +182,38 @@ impl Change {
             Change::Truncate(len) => bytes.resize(*len as usize, 0),
         }
     }
+
+    /// Applies what a power cut leaves of it. A disk writes whole pages, in any order:
+    /// each page of a write is there, or not, or zeros where the file had nothing
+    /// before, if its new length was saved and its bytes were not.
+    fn apply_in_part(&self, bytes: &mut Vec<u8>, random: &mut Random) {
+        let Change::Write(offset, new) = self else {
+            return if random.chance(0.5) {
+                self.apply(bytes)
+            };
+        };
+        let mut at = *offset as usize;
+        for page in pages(at, new) {
+            let end = at + page.len();
+            match random.below(3) {
+                0 => {}
+                1 => bytes.resize(bytes.len().max(end), 0),
+                _ => Change::Write(at as u64, page.to_vec()).apply(bytes),
+            }
+            at = end;
+        }
+    }
 }
+
+/// The bytes of a write at `offset`, cut where a page of the file ends.
+fn pages(offset: usize, bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let head = (PAGE - offset % PAGE).min(bytes.len());
+    let (head, rest) = bytes.split_at(head);
+    [head].into_iter().chain(rest.chunks(PAGE))
+}
+
+/// What a disk writes whole, in bytes.
+const PAGE: usize = 4096;
 
 /// What becomes of a call that does not fail.
 enum Verdict {
@@ -223,6 +286,17 @@ impl Faulty {
         state.crumbs = 0;
     }
 
+    /// How many calls have failed.
+    pub fn failures(&self) -> usize {
+        self.state().failures
+    }
+
+    /// From now on, calls let others go first: each waits until a number of them, which
+    /// the seed determines, has come; but not for good.
+    pub fn wait_at_random(&self, seed: u64) {
+        self.state().waits = Some(Random::new(seed));
+    }
+
     /// Whether the process has been stopped.
     pub fn has_stopped(&self) -> bool {
         self.state().stopped
@@ -272,31 +346,23 @@ impl Faulty {
     }
 
     /// What a power cut at this moment leaves, put into the empty directory `into`.
-    /// With `seed` 0 that is what was synced and nothing else; other seeds keep some
-    /// of the rest: a write whole, in half or not at all, and the first few changes
-    /// of names.
+    /// With `seed` 0 that is what was synced and nothing else; other seeds keep any of
+    /// the rest: changes of names, and pages of what was written.
     pub fn power_cut(&self, into: &Path, seed: u64) {
         let state = self.state();
         let mut random = Random::new(seed);
-        let mut names = &state.safe_names;
+        let mut names = state.safe_names.clone();
         let mut files = state.safe_bytes.clone();
         if seed != 0 {
-            let kept = random.below(state.unsafe_names.len() + 1);
-            names = state.unsafe_names[..kept].last().unwrap_or(names);
-            for (inode, change) in &state.unsafe_changes {
-                let bytes = files.entry(*inode).or_default();
-                match (random.below(3), change) {
-                    (0, _) => {}
-                    (1, Change::Write(offset, new)) => {
-                        let half = new[..new.len() / 2].to_vec();
-                        Change::Write(*offset, half).apply(bytes);
-                    }
-                    _ => change.apply(bytes),
-                }
+            for naming in state.unsafe_names.iter().filter(|_| random.chance(0.5)) {
+                naming.apply(&mut names);
+            }
+            for (inode, change) in state.dropped.iter().chain(&state.unsafe_changes) {
+                change.apply_in_part(files.entry(*inode).or_default(), &mut random);
             }
         }
         for (name, inode) in names {
-            let bytes = files.get(inode).map_or(&[][..], |bytes| bytes);
+            let bytes = files.get(&inode).map_or(&[][..], |bytes| bytes);
             fs::write(into.join(name), bytes).unwrap();
         }
     }
@@ -311,6 +377,7 @@ impl Faulty {
             Some(file) => file.metadata()?.ino(),
             None => 0,
         };
+        self.let_others_go_first();
         let mut state = self.state();
         state.done.push((call, inode, at.0, at.1));
         let verdict = state.judge(call);
@@ -328,6 +395,21 @@ impl Faulty {
         Ok((state, inode, verdict?))
     }
 
+    fn let_others_go_first(&self) {
+        let (until, patience) = {
+            let mut state = self.state();
+            let others = state.done.len();
+            let Some(random) = &mut state.waits else { return };
+            (others + random.below(4), random.below(100))
+        };
+        for _ in 0..patience {
+            if self.state().done.len() >= until {
+                return;
+            }
+            thread::yield_now();
+        }
+    }
+
     fn begin_named(&self, call: Call) -> io::Result<MutexGuard<'_, State>> {
         Ok(self.begin(call, None, (0, 0))?.0)
     }
@@ -341,9 +423,8 @@ fn failure() -> io::Error {
 
 impl State {
     fn judge(&mut self, call: Call) -> io::Result<Verdict> {
-        let failed = || Err(failure());
         if self.stopped {
-            return failed();
+            return Err(failure());
         }
         if self.crumbs > 0 && matches!(call, Call::Read | Call::Write) {
             self.interrupted = !self.interrupted;
@@ -365,20 +446,23 @@ impl State {
             How::Once => self.fault = None,
             How::Late => {
                 self.fault = None;
+                self.failures += 1;
                 return Ok(Verdict::Late);
             }
-            How::Always => {}
+            How::Always => fault.calls = call.alone(),
             How::Stop => self.stopped = true,
             How::Short => {
                 fault.how = How::Once;
                 return Ok(Verdict::Half);
             }
         }
-        failed()
+        self.failures += 1;
+        Err(failure())
     }
 
-    fn names_changed(&mut self) {
-        self.unsafe_names.push(self.names.clone());
+    fn rename(&mut self, naming: Naming) {
+        naming.apply(&mut self.names);
+        self.unsafe_names.push(naming);
     }
 }
 
@@ -393,14 +477,19 @@ impl Disk for Faulty {
         let file = self.shared.directory.open(name, create)?;
         if create {
             let inode = file.metadata()?.ino();
-            if state.names.insert(name.to_owned(), inode) == Some(inode) {
+            if state.names.get(name) == Some(&inode) {
                 state.unsafe_changes.push((inode, Change::Truncate(0)));
             } else {
-                state.names_changed();
+                state.rename(Naming(None, Some((name.to_owned(), inode))));
             }
             state.open.insert(inode, file.try_clone()?);
         }
         Ok(file)
+    }
+
+    fn check(&self, name: &str, file: &File) -> io::Result<()> {
+        drop(self.begin(Call::Check, Some(file), (0, 0))?);
+        self.shared.directory.check(name, file)
     }
 
     fn read(&self, file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
@@ -428,10 +517,18 @@ impl Disk for Faulty {
             let changes = &mut self.state().unsafe_changes;
             changes.extract_if(.., |(of, _)| *of == inode).collect()
         };
-        let (mut state, inode, _) = self.begin(Call::Sync, Some(file), (0, 0))?;
-        let bytes = state.safe_bytes.entry(inode).or_default();
-        covered.iter().for_each(|(_, change)| change.apply(bytes));
-        Ok(())
+        match self.begin(Call::Sync, Some(file), (0, 0)) {
+            Ok((mut state, inode, _)) => {
+                let bytes = state.safe_bytes.entry(inode).or_default();
+                covered.iter().for_each(|(_, change)| change.apply(bytes));
+                state.dropped.retain(|(of, _)| *of != inode);
+                Ok(())
+            }
+            Err(error) => {
+                self.state().dropped.extend(covered);
+                Err(error)
+            }
+        }
     }
 
     fn set_len(&self, file: &File, len: u64) -> io::Result<()> {
@@ -444,17 +541,15 @@ impl Disk for Faulty {
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let (mut state, _, verdict) = self.begin(Call::Rename, None, (0, 0))?;
         self.shared.directory.rename(from, to)?;
-        let inode = state.names.remove(from).unwrap();
-        state.names.insert(to.to_owned(), inode);
-        state.names_changed();
+        let inode = state.names[from];
+        state.rename(Naming(Some(from.to_owned()), Some((to.to_owned(), inode))));
         if matches!(verdict, Verdict::Late) { Err(failure()) } else { Ok(()) }
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
         let mut state = self.begin_named(Call::Remove)?;
         self.shared.directory.remove(name)?;
-        state.names.remove(name);
-        state.names_changed();
+        state.rename(Naming(Some(name.to_owned()), None));
         Ok(())
     }
 
@@ -586,12 +681,12 @@ pub fn written(bytes: &[u8]) -> &[u8] {
 
 /// The records of a file all of which are good.
 pub fn records(bytes: &[u8]) -> Vec<Found> {
-    let bytes = written(bytes);
     let header = Header::decode(bytes).unwrap();
     let format: Format = header.format;
     let mut found = Vec::new();
     let mut start = HEADER_LEN;
-    while start < bytes.len() {
+    // A record does not begin with its sum and its kind all zeros; what follows it may.
+    while bytes[start..].iter().any(|&byte| byte != 0) {
         let position = header.base + start as u64;
         let len = format.stated_len(&bytes[start..], position).unwrap();
         let end = start + len as usize;
