@@ -371,8 +371,14 @@ impl Log {
             let ahead = self.disk.set_len(&tail.generation.file, end + AHEAD);
             tail.file_len = if ahead.is_ok() { end + AHEAD } else { end };
         }
-        let result = write_all(&*self.disk, &tail.generation.file, &tail.bytes, offset);
+        let file = &tail.generation.file;
+        let result = write_all(&*self.disk, file, &tail.bytes, offset);
         tail.stuck = result.is_err();
+        // What was written all the same is cut off: a start would keep it aside, for
+        // which a full disk has no room.
+        if tail.stuck && self.disk.set_len(file, offset).is_ok() {
+            tail.file_len = offset;
+        }
         result.map_err(|error| LogError::Write(error.to_string()))?;
         self.written.store(written + tail.bytes.len() as u64, Release);
         tail.bytes.clear();
