@@ -346,6 +346,14 @@ impl Log {
         })
     }
 
+    /// L4, for names.
+    fn sync_names(&self) -> Result<()> {
+        self.disk.sync_dir().map_err(|error| {
+            self.sync_failed.store(true, Release);
+            LogError::Sync(error.to_string())
+        })
+    }
+
     fn check_sync(&self) -> Result<()> {
         if self.sync_failed.load(Acquire) {
             return Err(LogError::Sync("an earlier sync failed".into()));
@@ -464,11 +472,8 @@ impl Log {
             }
             return Err(failed(error));
         }
-        if let Err(error) = self.disk.sync_dir() {
-            // Whether the new name survives is unknown, so neither file may grow.
-            self.sync_failed.store(true, Release);
-            return Err(LogError::Sync(error.to_string()));
-        }
+        // If it fails, it is unknown whether the new name survives: neither file may grow.
+        self.sync_names()?;
         tail.generation = Arc::new(Generation { number: generation, base, file });
         tail.file_len = HEADER_LEN as u64;
         lock(&self.generations).push(tail.generation.clone());
@@ -493,6 +498,7 @@ impl Log {
             removed => removed.map_err(failed)?,
         }
         lock(&self.generations).retain(|generation| generation.number != old.number);
-        self.disk.sync_dir().map_err(failed)
+        // If it fails, the old name may come back beside those of the next rotation.
+        self.sync_names()
     }
 }

@@ -575,6 +575,63 @@ fn a_rename_that_may_have_been_done_ends_all_writing() {
 }
 
 #[test]
+fn a_removal_that_may_not_last_ends_all_writing() {
+    // L4: else the file that was removed could come back when there are two newer ones.
+    let mut t = Fixture::new();
+    write_all_sorts(&t);
+    let before = contents(&t.store, &SORTS, NOW);
+    // A compaction's first is for the new file.
+    t.disk.fail(&[Call::SyncDir], 1, How::Once);
+    let error = t.compact().unwrap_err();
+    assert!(matches!(error, LogError::Sync(_)), "{error:?}");
+    assert_eq!(t.names(), [SECOND]);
+    for _ in 0..3 {
+        t.compact().unwrap_err();
+        t.store.set(&mut Session::at(NOW), b"n", 0, 0, b"later").unwrap_err();
+        assert_eq!(contents(&t.store, &SORTS, NOW), before);
+    }
+    for seed in 0..8 {
+        let (_left, store) = after_power_cut(&t.disk, seed);
+        assert_eq!(contents(&store, &SORTS, NOW), before);
+    }
+    t.restart_at(NOW);
+    t.compact().unwrap();
+    assert_eq!(contents(&t.store, &SORTS, NOW), before);
+}
+
+#[test]
+fn a_directory_in_the_place_of_ours_is_left_alone() {
+    // L5: compaction goes by name when it removes the old file.
+    let mut t = Fixture::new();
+    write_all_sorts(&t);
+    let before = contents(&t.store, &SORTS, NOW);
+    let (data, moved) = (t.directory.path(), TempDir::new());
+    let [moved, other] = ["moved", "other"].map(|name| moved.path().join(name));
+    fs::create_dir(&other).unwrap();
+    fs::write(other.join(FIRST), b"somebody else's").unwrap();
+    let hold = t.disk.hold_after(Call::Sync, 2);
+    thread::scope(|scope| {
+        let compacted = scope.spawn(|| t.compact().unwrap_err());
+        hold.wait_for(1);
+        fs::rename(data, &moved).unwrap();
+        fs::rename(&other, data).unwrap();
+        drop(hold);
+        let error = compacted.join().unwrap();
+        assert!(matches!(error, LogError::Missing { .. }), "{error:?}");
+    });
+    assert_eq!(t.names(), [FIRST]);
+    assert_eq!(contents(&t.store, &SORTS, NOW), before);
+    // Theirs goes, ours comes back, and compaction ends.
+    fs::rename(data, &other).unwrap();
+    fs::rename(&moved, data).unwrap();
+    t.store.tend(&|| NOW).unwrap();
+    assert_eq!(t.names(), [SECOND]);
+    t.put("n", b"later");
+    t.restart_at(NOW);
+    assert_eq!(t.value("n"), Some(b"later".into()));
+}
+
+#[test]
 fn two_generations_at_the_start_are_made_one_and_never_three() {
     // C4
     let mut t = Fixture::new();
@@ -887,6 +944,39 @@ fn compactions_one_after_the_other_disturb_nobody() {
         let (store, torn) = disk.open(&options, NOW).unwrap();
         assert_eq!(torn, None);
         owners.iter().for_each(|owner| owner.check(&store));
+    }
+}
+
+#[test]
+fn calls_that_overtake_one_another_change_no_answer() {
+    // L2, C1, C2: whoever waits in the file layer, and however long.
+    for (sync, seed) in [(SyncMode::Always, 1), (SyncMode::EverySecond, 2)] {
+        let directory = TempDir::new();
+        let options = Options { sync, ..options() };
+        let disk = Faulty::new(directory.path());
+        let (store, _) = disk.open(&options, NOW).unwrap();
+        disk.wait_at_random(seed);
+        let done = AtomicBool::new(false);
+        let mut owners: Vec<Owner> = (0..OWNERS).map(Owner::new).collect();
+        thread::scope(|scope| {
+            for owner in &mut owners {
+                scope.spawn(|| owner.work(&store, &done));
+            }
+            for _ in 0..20 {
+                store.tend(&|| NOW).unwrap();
+                store.compact(&|| NOW).unwrap();
+            }
+            done.store(true, SeqCst);
+        });
+        owners.iter().for_each(|owner| owner.check(&store));
+        // Everything was safe when the last compaction was over, but for what came then.
+        store.tend(&|| NOW).unwrap();
+        for seed in 0..4 {
+            let left = TempDir::new();
+            disk.power_cut(left.path(), seed);
+            let (store, _) = Faulty::new(left.path()).open(&options, NOW).unwrap();
+            owners.iter().for_each(|owner| owner.check(&store));
+        }
     }
 }
 
