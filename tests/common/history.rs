@@ -5,10 +5,9 @@
 //! should see of any part of their records.
 
 use super::TempDir;
-use super::disk::{
-    Call, Faulty, Found, How, Seen, contents, files, records, short, written,
-};
-use memcached_lite::record::{Draft, HEADER_LEN, Header, Kind};
+use super::disk::{Call, Faulty, How, Seen, contents, files, records, short, written};
+pub use super::model::Model;
+use memcached_lite::record::{Draft, HEADER_LEN, Header};
 use memcached_lite::replay::Torn;
 use memcached_lite::store::{Options, Session, Store, Stored};
 use std::collections::BTreeMap;
@@ -22,47 +21,6 @@ pub const FIRST: &str = "0000000001.kv";
 pub const SECOND: &str = "0000000002.kv";
 
 pub type Files = BTreeMap<String, Vec<u8>>;
-
-/// What the records up to some point mean.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Model {
-    pub items: BTreeMap<Vec<u8>, (Seen, u64)>,
-    /// When a flush is due, 0 for none.
-    pub due: u64,
-}
-
-impl Model {
-    pub fn at(&self, now: u64) -> BTreeMap<Vec<u8>, Seen> {
-        if (1..=now).contains(&self.due) {
-            return BTreeMap::new();
-        }
-        let items = self.items.iter();
-        items
-            .filter(|(_, (_, exptime))| *exptime == 0 || *exptime > now)
-            .map(|(key, (seen, _))| (key.clone(), seen.clone()))
-            .collect()
-    }
-
-    pub fn apply(&mut self, record: &Found) {
-        match record.kind {
-            Kind::Set => {
-                let item = (record.seen.clone(), record.exptime);
-                self.items.insert(record.key.clone(), item);
-            }
-            Kind::Delete => {
-                self.items.remove(&record.key);
-            }
-            Kind::Flush => self.flush(record.exptime),
-        }
-    }
-
-    fn flush(&mut self, due: u64) {
-        self.due = due;
-        if due == 0 {
-            self.items.clear();
-        }
-    }
-}
 
 /// A log being written, and its model after each record.
 pub struct Writer {

@@ -13,6 +13,7 @@
 //! | what clients were told at the same time | [`linear::check`] |
 //! | what the server says | [`Server::wait_for_line`], [`Server::last_words`] |
 //! | damaged files, and what they should mean | [`history`] |
+//! | a store against what it should hold | [`disk::Faulty`], [`model::Model`] |
 //! | a stream in many ways cut | [`stream::read`], [`stream::answers`] |
 //!
 //! Whatever is started here is killed, and whatever directory is made here removed,
@@ -26,6 +27,7 @@ pub mod dialogue;
 pub mod disk;
 pub mod history;
 pub mod linear;
+pub mod model;
 pub mod stream;
 pub mod talk;
 
@@ -61,6 +63,9 @@ pub fn auth_file(directory: &TempDir) -> String {
     path.to_str().expect("UTF-8").to_owned()
 }
 
+/// The server's program.
+pub const SERVER: &str = env!("CARGO_BIN_EXE_server");
+
 /// A running server process, killed when dropped.
 pub struct Server {
     /// Where it listens.
@@ -91,7 +96,12 @@ impl Server {
     /// Starts a server with `args` in `data`, which stays when the server goes, and
     /// waits until it listens.
     pub fn start_on(data: &Path, args: &[&str]) -> Server {
-        let mut server = Server::spawn_on(data, args);
+        Server::start_as(Command::new(SERVER), data, args)
+    }
+
+    /// The same, by a command which begins with another program that starts ours.
+    pub fn start_as(command: Command, data: &Path, args: &[&str]) -> Server {
+        let mut server = Server::spawn_as(command, data, args);
         let line = server.wait_for_line("Server: Listening on ", START_TIMEOUT);
         let (_, rest) = line.split_once("Listening on ").expect("found above");
         server.addr = rest
@@ -101,11 +111,16 @@ impl Server {
         server
     }
 
-    /// The same, but waits for nothing: where it will listen is not known yet.
+    /// As [`Server::start_on`], but waits for nothing: where it will listen is not known
+    /// yet.
     pub fn spawn_on(data: &Path, args: &[&str]) -> Server {
+        Server::spawn_as(Command::new(SERVER), data, args)
+    }
+
+    fn spawn_as(mut command: Command, data: &Path, args: &[&str]) -> Server {
         // SERVER_HOST and SERVER_PORT give defaults: those of whoever runs the tests
         // must not decide where this server listens.
-        let mut child = Command::new(env!("CARGO_BIN_EXE_server"))
+        let mut child = command
             .args(["--port", "0", "--data"])
             .arg(data)
             .args(args)

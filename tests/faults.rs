@@ -1,0 +1,489 @@
+//! A disk that fails at every call in turn, and a machine that loses its power there.
+//!
+//! One workload, a bit of everything, is done again and again: the first time its first
+//! call to the disk fails, then its second, until it needs no further one. A model says
+//! what each answer must be, and a history of models what a restart may find: what the
+//! log said after some step, none before the last that was acknowledged. So nothing is
+//! missing that was promised, and nothing is there without what came before it.
+//!
+//! `make faults SEEDS=n` tries n workloads; here it is one. What real disks do, full ones
+//! and failing ones, is in `disks.rs`.
+
+mod common;
+
+use common::TempDir;
+use common::disk::{Call, Faulty, How, Seen, contents, files, short};
+use common::model::Model;
+use memcached_lite::log::{LogError, SyncMode};
+use memcached_lite::random::Random;
+use memcached_lite::store::{Counted, Options, Session, Store, Stored, expiry};
+use std::env;
+use std::fmt::Debug;
+use std::fs::OpenOptions;
+use std::path::Path;
+
+const START: u64 = 1_000_000_000;
+const KEYS: [&[u8]; 5] = [b"a", b"b", b"c", b"d", b"n"];
+
+/// A record without its value: 35 bytes, KEY_SIZE and INT_SIZE.
+const OVERHEAD: usize = 35 + 8 + 2;
+
+/// Steps of a workload.
+const STEPS: usize = 60;
+
+/// How many more steps there are until a fault that lasts is over.
+const LASTS: usize = 12;
+
+#[derive(Clone, Debug)]
+enum Step {
+    Set(usize, i64, Vec<u8>),
+    Add(usize, Vec<u8>),
+    Append(usize, Vec<u8>),
+    Incr(usize),
+    Touch(usize, i64),
+    Delete(usize),
+    Flush(i64),
+    Commit,
+    /// So many seconds pass.
+    Pass(u64),
+    Tend,
+    Compact,
+    Restart,
+}
+
+/// The workload that `seed` determines.
+fn steps(seed: u64) -> Vec<Step> {
+    let mut random = Random::new(seed);
+    (0..STEPS)
+        .map(|number| match number {
+            20 | 35 | 50 => Step::Compact,
+            40 => Step::Restart,
+            _ => step(&mut random),
+        })
+        .collect()
+}
+
+fn step(random: &mut Random) -> Step {
+    let key = random.below(KEYS.len());
+    // For ever, for some seconds, or not at all.
+    let exptime = [0, 0, 0, 2, 5, -1][random.below(6)];
+    // Now and then some pages long.
+    let value = match random.below(6) {
+        0..3 => random.below(1000).to_string().into_bytes(),
+        3..5 => random.text(20).into_bytes(),
+        _ => random.text(9000).into_bytes(),
+    };
+    match random.below(40) {
+        0..8 => Step::Set(key, exptime, value),
+        8..10 => Step::Add(key, value),
+        10..13 => Step::Append(key, value),
+        13..16 => Step::Incr(key),
+        16..19 => Step::Touch(key, exptime),
+        19..22 => Step::Delete(key),
+        22 => Step::Flush(0),
+        23 => Step::Flush(3),
+        24..27 => Step::Pass(1),
+        27..29 => Step::Tend,
+        _ => Step::Commit,
+    }
+}
+
+/// What a client would be told of this.
+fn shown(answer: impl Debug) -> String {
+    format!("{answer:?}")
+}
+
+/// Does what clients ask for; the others have no answer.
+fn ask(store: &Store, session: &mut Session, step: &Step) -> Result<String, LogError> {
+    match step {
+        Step::Set(key, exptime, value) => {
+            store.set(session, KEYS[*key], 7, *exptime, value).map(shown)
+        }
+        Step::Add(key, value) => store.add(session, KEYS[*key], 7, 0, value).map(shown),
+        Step::Append(key, value) => store.append(session, KEYS[*key], value).map(shown),
+        Step::Incr(key) => store.incr(session, KEYS[*key], 1).map(shown),
+        Step::Touch(key, exptime) => {
+            store.touch(session, KEYS[*key], *exptime).map(shown)
+        }
+        Step::Delete(key) => store.delete(session, KEYS[*key]).map(shown),
+        Step::Flush(delay) => store.flush_all(session, *delay).map(shown),
+        other => unreachable!("{other:?} is no command"),
+    }
+}
+
+/// Does the same to the model, when the log has come to `end`.
+fn answer(model: &mut Model, step: &Step, now: u64, end: u64) -> String {
+    *model = model.settled(now);
+    let stored = |value: Vec<u8>| {
+        // A unique is where the value was stored first.
+        let cas = end - (OVERHEAD + value.len()) as u64;
+        Seen { flags: 7, cas, value }
+    };
+    let items = &mut model.items;
+    match step {
+        Step::Set(key, exptime, value) => {
+            let item = (stored(value.clone()), expiry(*exptime, now));
+            items.insert(KEYS[*key].to_vec(), item);
+            shown(Stored::Stored)
+        }
+        Step::Add(key, value) => {
+            if items.contains_key(KEYS[*key]) {
+                return shown(Stored::NotStored);
+            }
+            items.insert(KEYS[*key].to_vec(), (stored(value.clone()), 0));
+            shown(Stored::Stored)
+        }
+        Step::Append(key, value) => match items.get_mut(KEYS[*key]) {
+            Some((seen, _)) => {
+                *seen = stored([&seen.value[..], value].concat());
+                shown(Stored::Stored)
+            }
+            None => shown(Stored::NotStored),
+        },
+        Step::Incr(key) => {
+            let Some((seen, _)) = items.get_mut(KEYS[*key]) else {
+                return shown(Counted::NotFound);
+            };
+            let text = String::from_utf8(seen.value.clone()).unwrap();
+            let Ok(number) = text.trim_end().parse::<u64>() else {
+                return shown(Counted::NotNumeric);
+            };
+            let number = number.wrapping_add(1);
+            *seen = stored(format!("{number:<0$}", text.len()).into_bytes());
+            shown(Counted::Number(number))
+        }
+        Step::Touch(key, exptime) => {
+            let item = items.get_mut(KEYS[*key]);
+            shown(item.map(|item| item.1 = expiry(*exptime, now)).is_some())
+        }
+        Step::Delete(key) => shown(items.remove(KEYS[*key]).is_some()),
+        Step::Flush(delay) => {
+            model.flush(if *delay == 0 { 0 } else { now + *delay as u64 });
+            shown(())
+        }
+        other => unreachable!("{other:?} is no command"),
+    }
+}
+
+/// A store on a disk that fails, and what it has promised.
+struct Run {
+    directory: TempDir,
+    disk: Faulty,
+    options: Options,
+    /// `None` where no process is running.
+    store: Option<Store>,
+    session: Session,
+    /// What the log meant at the last start, and after each command that was done since.
+    history: Vec<Model>,
+    /// For each key, the place in `history` of the last command that named it.
+    named: [usize; KEYS.len()],
+    /// The place in `history` that was acknowledged, and the one that a sync has covered.
+    acknowledged: usize,
+    safe: usize,
+    /// How the disk fails, and for how many more steps, if it fails for good.
+    how: How,
+    lasts: usize,
+    /// A sync has failed: nothing is written until a restart.
+    is_final: bool,
+    /// A file could not be seen: nothing is written until it can be.
+    is_missing: bool,
+    /// Compaction could not read: it does not run until a restart.
+    is_stopped: bool,
+}
+
+impl Run {
+    /// A run whose disk fails in such a call, after so many others.
+    fn new(sync: SyncMode, calls: &'static [Call], after: usize, how: How) -> Run {
+        let directory = TempDir::new();
+        let disk = Faulty::new(directory.path());
+        disk.fail(calls, after, how);
+        let mut run = Run {
+            directory,
+            disk,
+            options: Options { sync, ..short(8) },
+            store: None,
+            session: Session::at(START),
+            history: vec![Model::default()],
+            named: [0; KEYS.len()],
+            acknowledged: 0,
+            safe: 0,
+            how,
+            lasts: LASTS,
+            is_final: false,
+            is_missing: false,
+            is_stopped: false,
+        };
+        run.restart();
+        run
+    }
+
+    /// Does these steps, or those until the process ends.
+    fn go(&mut self, steps: &[Step]) {
+        for step in steps {
+            if self.disk.has_stopped() {
+                return;
+            }
+            self.step(step);
+            let has_failed = self.disk.failures() > 0 && !self.disk.has_stopped();
+            if has_failed && self.lasts > 0 {
+                self.check_reads();
+                self.lasts -= 1;
+                if self.lasts == 0 {
+                    self.disk.heal();
+                }
+            }
+        }
+    }
+
+    fn step(&mut self, step: &Step) {
+        let failures = self.disk.failures();
+        let last = self.history.len() - 1;
+        let Some(store) = &self.store else { panic!("no process is running") };
+        let told = match step {
+            Step::Restart => return self.restart(),
+            Step::Pass(seconds) => {
+                self.session.now += seconds;
+                return;
+            }
+            Step::Commit => store.commit(&self.session).map(|()| {
+                self.session.depends_on = 0;
+                self.acknowledged = last;
+                if self.options.sync == SyncMode::Always {
+                    self.safe = last;
+                }
+            }),
+            Step::Tend => store.tend(&|| self.session.now).map(|()| {
+                self.safe = last;
+                self.is_missing = false;
+            }),
+            Step::Compact => store.compact(&|| self.session.now),
+            command => ask(store, &mut self.session, command).map(|told| {
+                let mut model = self.history[last].clone();
+                let end = store.figures().log_end;
+                let expected = answer(&mut model, command, self.session.now, end);
+                assert_eq!(told, expected, "{command:?}");
+                self.history.push(model);
+                if let Step::Set(key, ..)
+                | Step::Add(key, _)
+                | Step::Append(key, _)
+                | Step::Incr(key)
+                | Step::Touch(key, _)
+                | Step::Delete(key) = command
+                {
+                    self.named[*key] = last + 1;
+                }
+            }),
+        };
+        // Whoever is refused is refused for a reason. S4: nothing was changed by it.
+        if let Err(error) = told {
+            let compacts = matches!(step, Step::Compact | Step::Tend);
+            assert!(
+                self.may_fail(failures) || (compacts && self.is_stopped),
+                "{step:?}: {error}, and nothing has failed"
+            );
+            // L4; and a rename that may have been done is as bad.
+            self.is_final |=
+                matches!(error, LogError::Sync(_)) || self.how == How::Late;
+            self.is_missing |= matches!(error, LogError::Missing { .. });
+            self.is_stopped |= compacts && matches!(error, LogError::Read(_));
+        }
+    }
+
+    /// Whether a call may fail, given the number of failures before it.
+    fn may_fail(&self, failures: usize) -> bool {
+        let is_over = self.how != How::Always || self.lasts == 0;
+        self.disk.failures() > failures
+            || (failures > 0 && !is_over)
+            || self.is_final
+            || self.is_missing
+    }
+
+    /// No answer is false, whatever has failed; and what is safe is served.
+    fn check_reads(&self) {
+        let Some(store) = &self.store else { panic!("no process is running") };
+        let now = self.session.now;
+        let model = self.history.last().unwrap();
+        let (expected, is_due) = (model.at(now), (1..=now).contains(&model.due));
+        let mut session = Session::at(now);
+        for (number, key) in KEYS.iter().enumerate() {
+            let failures = self.disk.failures();
+            session.depends_on = 0;
+            let seen = store.get(&mut session, key).map(|item| {
+                item.map(|item| {
+                    let (flags, cas) = (item.flags, item.cas);
+                    Seen { flags, cas, value: item.value.to_vec() }
+                })
+            });
+            let is_read = self.disk.failures() == failures;
+            match seen {
+                Ok(seen) => {
+                    let is_safe = seen.is_some() && self.named[number] <= self.floor();
+                    assert_eq!(seen.as_ref(), expected.get(*key));
+                    if is_safe && is_read {
+                        store.commit(&session).expect("what is safe is served");
+                    }
+                }
+                // A flush that is due comes before all else, and may be refused.
+                Err(error) => assert!(!is_read || is_due, "{error}"),
+            }
+        }
+    }
+
+    /// The place in the history that outlives the process.
+    fn floor(&self) -> usize {
+        self.acknowledged.max(self.safe)
+    }
+
+    /// Ends the process, if there is one, and starts another. If that can't, because the
+    /// disk fails, it can when the disk doesn't.
+    fn restart(&mut self) {
+        self.store = None;
+        shorten(self.directory.path());
+        let failures = self.disk.failures();
+        let now = self.session.now;
+        let mut opened = self.disk.open(&self.options, now);
+        if let Err(error) = &opened {
+            assert!(self.may_fail(failures), "{error}, and nothing has failed");
+            if self.disk.has_stopped() {
+                return;
+            }
+            self.disk.heal();
+            self.lasts = 0;
+            opened = self.disk.open(&self.options, now);
+        }
+        let (store, _) = opened.unwrap();
+        let found = self.find(self.directory.path(), self.floor());
+        self.store = Some(store);
+        self.session = Session::at(now);
+        self.history = vec![found];
+        self.named = [0; KEYS.len()];
+        (self.acknowledged, self.safe) = (0, 0);
+        (self.is_final, self.is_missing, self.is_stopped) = (false, false, false);
+        self.check_reads();
+    }
+
+    /// What a start has found in `path`: the log as it was at some place in the history,
+    /// not before `floor`.
+    fn find(&self, path: &Path, floor: usize) -> Model {
+        let now = self.session.now;
+        let found = Model::of(&files(path)).settled(now);
+        let mut may_be = self.history[floor..].iter().rev();
+        assert!(
+            may_be.any(|model| model.settled(now) == found),
+            "{found:?} is not what the log was at {floor} or later: {:?}",
+            &self.history[floor..]
+        );
+        found
+    }
+
+    /// What a power cut leaves now is the log up to some place, and in `always` all that
+    /// was acknowledged is there; in `every-second`, all that a round of the janitor has
+    /// synced.
+    fn check_power_cut(&self, seed: u64) {
+        let left = TempDir::new();
+        self.disk.power_cut(left.path(), seed);
+        shorten(left.path());
+        let disk = Faulty::new(left.path());
+        let opened = disk.open(&self.options, self.session.now);
+        let (store, _) = opened.unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        let found = self.find(left.path(), self.safe);
+        let now = self.session.now;
+        assert_eq!(contents(&store, &KEYS, now), found.at(now));
+    }
+
+    /// Whatever has happened, a restart finds what was promised, and all works again.
+    fn finish(mut self, random: &mut Random) {
+        self.check_power_cut(0);
+        for _ in 0..2 {
+            self.check_power_cut(random.bits());
+        }
+        self.disk.heal();
+        self.lasts = 0;
+        self.restart();
+        let value = b"later".to_vec();
+        self.go(&[
+            Step::Set(0, 0, value.clone()),
+            Step::Append(0, value),
+            Step::Commit,
+            Step::Tend,
+            Step::Compact,
+            Step::Delete(0),
+            Step::Commit,
+            Step::Tend,
+        ]);
+        let last = self.history.len() - 1;
+        assert_eq!((self.acknowledged, self.safe), (last, last));
+        assert!(self.safe > 2 && !self.is_final && !self.is_missing);
+        self.check_power_cut(0);
+        self.check_power_cut(random.bits());
+    }
+}
+
+/// Leaves only some of the room behind the records: to look through all of it, in
+/// thousands of starts, takes long.
+fn shorten(path: &Path) {
+    const SOME: usize = 64;
+    const ZEROS: [u8; SOME] = [0; SOME];
+    for (name, bytes) in files(path) {
+        let is_room = |bytes: &[u8]| *bytes == ZEROS[..bytes.len()];
+        let end = bytes.chunks(SOME).rposition(|bytes| !is_room(bytes));
+        let len = end.map_or(0, |end| (end + 2) * SOME);
+        if len < bytes.len() {
+            let file = OpenOptions::new().write(true).open(path.join(name));
+            file.unwrap().set_len(len as u64).unwrap();
+        }
+    }
+}
+
+/// Plays each workload until it needs no further call; returns how many it needs.
+fn fail_at_every_call(calls: &'static [Call], how: How) -> usize {
+    let seeds = env::var("FAULT_SEEDS").map_or(1, |seeds| seeds.parse().unwrap());
+    let mut most = 0;
+    for seed in 1..=seeds {
+        let steps = steps(seed);
+        for sync in [SyncMode::Always, SyncMode::EverySecond] {
+            for after in 0.. {
+                let mut random = Random::new(seed + after as u64);
+                let mut run = Run::new(sync, calls, after, how);
+                run.go(&steps);
+                let has_failed = run.disk.failures() > 0;
+                run.finish(&mut random);
+                most = most.max(after);
+                if !has_failed {
+                    break;
+                }
+            }
+        }
+    }
+    most
+}
+
+#[test]
+fn a_call_that_fails_once_takes_back_no_promise() {
+    // L3, L4, L5, S4
+    assert!(fail_at_every_call(Call::ALL, How::Once) > 80);
+}
+
+#[test]
+fn calls_that_fail_for_a_while_take_back_no_promise() {
+    // L3, L4, L5, S4
+    assert!(fail_at_every_call(Call::ALL, How::Always) > 80);
+}
+
+#[test]
+fn a_write_that_is_cut_short_takes_back_no_promise() {
+    // L3
+    assert!(fail_at_every_call(&[Call::Write], How::Short) > 15);
+}
+
+#[test]
+fn a_rename_that_is_done_and_fails_takes_back_no_promise() {
+    // L4
+    assert!(fail_at_every_call(&[Call::Rename], How::Late) > 2);
+}
+
+#[test]
+fn a_process_and_its_machine_can_stop_at_any_call() {
+    // L2, R1, R3, C1, C2, C3
+    assert!(fail_at_every_call(Call::ALL, How::Stop) > 80);
+}
