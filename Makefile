@@ -1,7 +1,7 @@
 # `make` lists the targets. Everything here is a thin shell around cargo.
 
 .PHONY: help build test check run demo designs bench bench-against bench-redis bench-crowd \
-  bench-growth docs clean test-against test-idle torture fuzz interop
+  bench-growth docs clean test-against test-idle test-disks faults torture fuzz interop
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -26,6 +26,12 @@ demo: ## play a scenario: kill -9 under load, and nothing is lost
 
 test-against: ## replay the dialogues against ADDR=host:port, which is flushed
 	MEMCACHED_ADDR=$(ADDR) cargo test --test wire
+
+test-disks: ## full, failing and vanishing disks; what can't be tried is a failure
+	DISKS_REQUIRED=1 cargo test --test disks
+
+faults: ## fail every call to the disk, in SEEDS=n workloads
+	FAULT_SEEDS=$(or $(SEEDS),20) cargo test --release --test faults
 
 test-idle: ## 10,000 idle connections, or IDLE=n, while one client works
 	IDLE=$(or $(IDLE),10000) cargo test --release --test server idle_connections
