@@ -198,9 +198,11 @@ impl Store {
                 let before = session.now;
                 session.now = clock();
                 self.finish(&mut copies, session)?;
-                // What others write is to be synced each second, also meanwhile.
+                // What others write is to be synced each second, also meanwhile, and a
+                // directory that goes is to be noticed.
                 if session.now > before {
                     self.log.sync(session.now)?;
+                    self.log.check_files()?;
                 }
             }
         }
