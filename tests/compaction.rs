@@ -949,7 +949,7 @@ fn compactions_one_after_the_other_disturb_nobody() {
 
 #[test]
 fn calls_that_overtake_one_another_change_no_answer() {
-    // L2, C1, C2: whoever waits in the file layer, and however long.
+    // C1, C2: whoever waits in the file layer, and however long.
     for (sync, seed) in [(SyncMode::Always, 1), (SyncMode::EverySecond, 2)] {
         let directory = TempDir::new();
         let options = Options { sync, ..options() };

@@ -230,6 +230,8 @@ impl Run {
                 self.lasts -= 1;
                 if self.lasts == 0 {
                     self.disk.heal();
+                    // Before a compaction writes anew what a sync has lost.
+                    self.check_power_cut(0);
                 }
             }
         }

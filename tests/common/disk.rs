@@ -424,6 +424,7 @@ fn failure() -> io::Error {
 impl State {
     fn judge(&mut self, call: Call) -> io::Result<Verdict> {
         if self.stopped {
+            self.failures += 1;
             return Err(failure());
         }
         if self.crumbs > 0 && matches!(call, Call::Read | Call::Write) {
