@@ -19,8 +19,8 @@ use std::time::Duration;
 pub(crate) const KERNEL_QUEUE: i32 = 1024;
 
 /// Bytes of replies that the kernel takes beyond what it can send at once, or about so
-/// many. Without a limit it would take 4 MB from each client that does not read, and when all
-/// of them have filled its memory for sockets, everybody is slow.
+/// many. Without a limit it would take 4 MB from each client that does not read, and
+/// when they have filled its memory for sockets, everybody is slow.
 pub(crate) const UNSENT_LIMIT: i32 = 128 << 10;
 
 /// Descriptors beside those of connections: files, pollers, wakers, standard streams.
