@@ -138,9 +138,6 @@ impl Credentials {
 
 /// Finds the request at the head of a stranger's `input`, of which only a login is one.
 pub fn parse<'a>(input: &'a [u8], limits: &Limits) -> Parsed<'a> {
-    if protocol::is_foreign(input) {
-        return Parsed::Hangup;
-    }
     let (line, used) = match protocol::first_line(input, limits.line()) {
         Ok(found) => found,
         Err(parsed) => return parsed,

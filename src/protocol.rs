@@ -198,9 +198,6 @@ pub enum Topic {
 
 /// Finds the request at the head of `input`.
 pub fn parse<'a>(input: &'a [u8], limits: &Limits) -> Parsed<'a> {
-    if is_foreign(input) {
-        return Parsed::Hangup;
-    }
     let limit = if carries_keys(input) { limits.keys_line() } else { limits.line() };
     let (line, used) = match first_line(input, limit) {
         Ok(found) => found,
@@ -242,6 +239,9 @@ pub(crate) fn first_line(
     input: &[u8],
     limit: usize,
 ) -> Result<(&[u8], usize), Parsed<'_>> {
+    if is_foreign(input) {
+        return Err(Parsed::Hangup);
+    }
     let window = &input[..input.len().min(limit + 1)];
     let Some(end) = window.iter().position(|&byte| byte == b'\n') else {
         // P1: a line is too long by its length, and not by where a read has ended.
