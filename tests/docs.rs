@@ -11,6 +11,7 @@
 //! | `` `TAIL_LIMIT` (1048576 bytes) `` | the constant has that value |
 //! | `` `--conn-limit` (1024) `` | the option has that default |
 //! | `src/log.rs` with a number of lines, in the README | it has about so many |
+//! | `` `a_test_that_says_so` ``, a name of five words or more | there is that test |
 //! | `[text](page.md)`, `![text](picture.svg)` | the file is there |
 //! | `**L2**` | its module, a place in the code and a test say it, too |
 //!
@@ -32,7 +33,7 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 /// The pages that are chapters, beside README.md and docs/README.md.
-const CHAPTERS: [&str; 10] = [
+const CHAPTERS: [&str; 11] = [
     "docs/protocol.md",
     "docs/dialects.md",
     "docs/file.md",
@@ -43,6 +44,7 @@ const CHAPTERS: [&str; 10] = [
     "docs/driver.md",
     "docs/designs.md",
     "docs/measuring.md",
+    "docs/breaking.md",
 ];
 
 #[test]
@@ -186,6 +188,40 @@ fn options_that_are_named_exist() {
         }
     }
     assert!(count > 0, "no page names an option");
+    report(&failures);
+}
+
+#[test]
+fn tests_that_are_named_exist() {
+    let paths = ["src", "tests"].map(|name| root().join(name));
+    let entries =
+        paths.iter().flat_map(|path| fs::read_dir(path).expect("a directory"));
+    let files: Vec<String> = entries
+        .map(|entry| entry.expect("entry").path())
+        .filter(|path| path.extension().is_some_and(|end| end == "rs"))
+        .map(|path| fs::read_to_string(path).expect("text"))
+        .collect();
+    let is_test = |name: &str| {
+        let function = format!("fn {name}");
+        files.iter().any(|text| {
+            let mut found = text.split(&function).skip(1);
+            found.any(|rest| rest.starts_with(['(', '<']))
+        })
+    };
+    let mut failures = Vec::new();
+    let mut count = 0;
+    for page in &pages() {
+        for span in page.code_spans() {
+            let is_name = span.bytes().all(|b| b == b'_' || b.is_ascii_alphanumeric());
+            if is_name && span.matches('_').count() >= 4 {
+                count += 1;
+                if !is_test(span) {
+                    failures.push(format!("{}: there is no test {span}", page.name));
+                }
+            }
+        }
+    }
+    assert!(count > 0, "no page names a test");
     report(&failures);
 }
 
