@@ -5,8 +5,8 @@
 //! sends all appends there. Then it walks over those records of generation n that the
 //! index still points at, in their order in the file, and appends each to n+1 like any
 //! other record. In the end n is removed. Clients go on reading and writing all the
-//! while. What nobody needs any more is not looked at: neither its sum nor damage to it
-//! matters.
+//! while. What nobody needed when the walk began is not looked at: neither its sum nor
+//! damage to it matters.
 //!
 //! - C1: a copy is appended under its key's shard lock, and only while the index
 //!   points at the original: so whatever n+1 says of a key is at least as new as
@@ -20,8 +20,9 @@
 //! Tombstones are not copied: what they deleted stood in n or before, and n goes.
 //! A pending flush is, by the rotation itself, since it has yet to come.
 //!
-//! At rest a directory is at most twice the length of its live records and 3 MiB. While
-//! compacting it is up to about three times that length and 8 MiB.
+//! At rest a directory is at most twice the length of its live records and 3 MiB, without
+//! the room behind the last one. While compacting it is up to about three times that
+//! length and 8 MiB.
 //!
 //! - C5: who writes faster than compaction can read is made to wait for it, and never
 //!   for good: each time for some milliseconds at most, and not at all for a compaction

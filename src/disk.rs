@@ -23,8 +23,8 @@ pub trait Disk: Send + Sync {
     fn list(&self) -> io::Result<Vec<String>>;
     /// Opens a file for reading and writing; with `create` it is made, or emptied.
     fn open(&self, name: &str, create: bool) -> io::Result<File>;
-    /// Looks whether `name` still is this file's. The error says what is wrong.
-    fn check(&self, name: &str, file: &File) -> io::Result<()>;
+    /// Looks whether `name` still names this file. The error says what is wrong.
+    fn still_names(&self, name: &str, file: &File) -> io::Result<()>;
     /// Reads at `offset` into `buffer`; returns how many bytes it got, 0 at the end.
     fn read(&self, file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
     /// Writes at `offset`; returns how many of the bytes it took.
@@ -44,22 +44,33 @@ pub trait Disk: Send + Sync {
 /// A directory of the real file system.
 pub struct Directory {
     path: PathBuf,
+    /// No file is made here, or opened for writing.
+    is_read_only: bool,
 }
 
 /// The right to a data directory: held, by the kernel, until this is dropped or the
 /// process ends, however it ends.
 pub struct OwnerLock {
-    _file: File,
+    _file: Option<File>,
+    /// The directory itself is locked, too, for the day when somebody removes the lock
+    /// file as a left over: a second server would lock a new one while the first holds the
+    /// old.
+    _directory: File,
 }
 
-/// The file whose lock says that a directory is in use. It is never removed: a
-/// second server could otherwise lock a new file while the first holds the old.
+/// The file whose lock says that a directory is in use, and that says by whom. It is
+/// never removed.
 const LOCK_NAME: &str = "lock";
 
 impl Directory {
     /// Names a directory; nothing is touched yet.
     pub fn new(path: &Path) -> Directory {
-        Directory { path: path.to_owned() }
+        Directory { path: path.to_owned(), is_read_only: false }
+    }
+
+    /// The same for one that can't be written to, or that nobody wants to change.
+    pub fn read_only(path: &Path) -> Directory {
+        Directory { path: path.to_owned(), is_read_only: true }
     }
 
     /// Opens one of its files, which is its owner's alone if it is made here. A link could
@@ -72,7 +83,7 @@ impl Directory {
             let why = format!("{name} is a link, or something else that is no file");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
         }
-        options.read(true).write(true).mode(0o600).open(path)
+        options.read(true).write(!self.is_read_only).mode(0o600).open(path)
     }
 
     /// Makes the directory, readable by its owner alone, if there is none; and sees to
@@ -98,22 +109,45 @@ impl Directory {
     pub fn lock(&self) -> io::Result<Result<OwnerLock, String>> {
         // Not truncated: until the lock is ours, the pid in it is another's.
         let mut options = OpenOptions::new();
-        let mut file =
-            self.open_file(LOCK_NAME, options.create(true).truncate(false))?;
-        match file.try_lock() {
-            Ok(()) => {
-                // The pid is for people; a full disk must not keep us from reading.
-                let pid = format!("{}\n", std::process::id());
-                let _ = file.set_len(0).and_then(|()| file.write_all(pid.as_bytes()));
-                Ok(Ok(OwnerLock { _file: file }))
+        options.create(!self.is_read_only).truncate(false);
+        let mut file = match self.open_file(LOCK_NAME, &mut options) {
+            Err(error)
+                if self.is_read_only && error.kind() == io::ErrorKind::NotFound =>
+            {
+                None
             }
-            Err(TryLockError::WouldBlock) => {
-                let mut pid = String::new();
-                file.read_to_string(&mut pid)?;
-                Ok(Err(pid.trim().to_owned()))
+            opened => Some(opened?),
+        };
+        let directory = File::open(&self.path)?;
+        // Not every file system can lock a directory: then the file's lock decides.
+        let mut is_taken =
+            matches!(directory.try_lock(), Err(TryLockError::WouldBlock));
+        if let Some(file) = &file
+            && !is_taken
+        {
+            match file.try_lock() {
+                Err(TryLockError::Error(error)) => return Err(error),
+                locked => is_taken = locked.is_err(),
             }
-            Err(TryLockError::Error(error)) => Err(error),
         }
+        if is_taken {
+            let mut pid = String::new();
+            if let Some(file) = &mut file {
+                file.read_to_string(&mut pid)?;
+            }
+            let pid = pid.trim();
+            let is_known = !pid.is_empty();
+            let pid = if is_known { pid } else { "whose lock file was removed" };
+            return Ok(Err(pid.to_owned()));
+        }
+        if let Some(file) = &mut file
+            && !self.is_read_only
+        {
+            // The pid is for people; a full disk must not keep us from reading.
+            let pid = format!("{}\n", std::process::id());
+            let _ = file.set_len(0).and_then(|()| file.write_all(pid.as_bytes()));
+        }
+        Ok(Ok(OwnerLock { _file: file, _directory: directory }))
     }
 }
 
@@ -131,8 +165,9 @@ impl Disk for Directory {
         self.open_file(name, OpenOptions::new().create(create).truncate(create))
     }
 
-    fn check(&self, name: &str, file: &File) -> io::Result<()> {
-        let (named, ours) = (fs::metadata(self.path.join(name))?, file.metadata()?);
+    fn still_names(&self, name: &str, file: &File) -> io::Result<()> {
+        let named = fs::symlink_metadata(self.path.join(name))?;
+        let ours = file.metadata()?;
         match (named.dev(), named.ino()) == (ours.dev(), ours.ino()) {
             true => Ok(()),
             false => Err(io::Error::other("another file has its name")),

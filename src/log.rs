@@ -23,8 +23,8 @@
 //! - L2: `synced` moves only after a sync that began after those bytes were written.
 //! - L3: after a failed write the same bytes are tried again at the same offset.
 //! - L4: a failed sync is final; nothing is appended or promised after it.
-//! - L5: while a file has lost its name, nothing is appended: who starts next would not
-//!   find it.
+//! - L5: once a file is seen to have lost its name, nothing is appended: who starts next
+//!   would not find it.
 //!
 //! Lock order, also with the store's: shards ascending, then `syncing`, then `tail`,
 //! then `generations`.
@@ -329,26 +329,25 @@ impl Log {
     pub fn check_files(&self) -> Result<()> {
         let missing = self.generations().iter().find_map(|generation| {
             let file = generation.name();
-            let error = self.disk.check(&file, &generation.file).err()?;
+            let error = self.disk.still_names(&file, &generation.file).err()?;
             Some(LogError::Missing { file, why: error.to_string() })
         });
         lock(&self.tail).missing = missing.clone();
         missing.map_or(Ok(()), Err)
     }
 
-    /// L4: the one place where a file that serves is synced, and where failing is final.
-    /// The kernel reports a lost write once and may then call the page clean: a
-    /// second sync would succeed and mean nothing.
     fn sync_file(&self, generation: &Generation) -> Result<()> {
-        self.disk.sync(&generation.file).map_err(|error| {
-            self.sync_failed.store(true, Release);
-            LogError::Sync(error.to_string())
-        })
+        self.or_final(self.disk.sync(&generation.file))
     }
 
-    /// L4, for names.
     fn sync_names(&self) -> Result<()> {
-        self.disk.sync_dir().map_err(|error| {
+        self.or_final(self.disk.sync_dir())
+    }
+
+    /// L4: the kernel reports a lost write once and may then call the page clean: a second
+    /// sync would succeed and mean nothing. For names it is the same.
+    fn or_final(&self, synced: io::Result<()>) -> Result<()> {
+        synced.map_err(|error| {
             self.sync_failed.store(true, Release);
             LogError::Sync(error.to_string())
         })
@@ -366,7 +365,7 @@ impl Log {
     }
 
     /// Writes the tail to its file. L3: after a failure the tail keeps its bytes and
-    /// `written` its place, so that trying again writes the same over the same.
+    /// `written` its place, so that trying again writes the same at the same place.
     fn write_out(&self, tail: &mut Tail, now: u64) -> Result<()> {
         if tail.bytes.is_empty() {
             return Ok(());
@@ -492,10 +491,13 @@ impl Log {
     pub fn retire(&self, old: &Arc<Generation>, now: u64) -> Result<()> {
         self.sync(now)?;
         let failed = |error: io::Error| LogError::Write(error.to_string());
-        match self.disk.remove(&old.name()) {
-            // It went when an earlier attempt seemed to fail.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            removed => removed.map_err(failed)?,
+        let name = old.name();
+        if let Err(error) = self.disk.remove(&name) {
+            // What is gone all the same can't be removed again.
+            match self.disk.still_names(&name, &old.file) {
+                Err(gone) if gone.kind() == io::ErrorKind::NotFound => {}
+                _ => return Err(failed(error)),
+            }
         }
         lock(&self.generations).retain(|generation| generation.number != old.number);
         // If it fails, the old name may come back beside those of the next rotation.

@@ -1044,3 +1044,20 @@ fn after_a_flush_nothing_older_is_seen_whoever_writes_and_compacts() {
     let reopened = open(t.directory.path());
     assert_eq!(contents(&reopened, &keys, NOW), at_rest);
 }
+
+#[test]
+fn a_removal_that_was_done_and_failed_is_one() {
+    let mut t = Fixture::new();
+    write_all_sorts(&t);
+    let before = contents(&t.store, &SORTS, NOW);
+    t.disk.fail(&[Call::Remove], 0, How::Late);
+    let _ = t.compact();
+    t.store.tend(&|| NOW).unwrap();
+    assert_eq!(t.names(), [SECOND]);
+    let mut session = Session::at(NOW);
+    t.store.set(&mut session, b"n", 0, 0, b"later").unwrap();
+    t.store.commit(&session).unwrap();
+    t.restart_at(NOW);
+    assert_eq!(t.value("n"), Some(b"later".into()));
+    let _ = before;
+}

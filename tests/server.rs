@@ -720,8 +720,8 @@ impl Disk for Panics {
     fn open(&self, name: &str, create: bool) -> io::Result<File> {
         self.directory.open(name, create)
     }
-    fn check(&self, name: &str, file: &File) -> io::Result<()> {
-        self.directory.check(name, file)
+    fn still_names(&self, name: &str, file: &File) -> io::Result<()> {
+        self.directory.still_names(name, file)
     }
     fn write(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<usize> {
         self.directory.write(file, bytes, offset)

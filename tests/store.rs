@@ -609,6 +609,10 @@ fn a_second_owner_is_told_who_has_the_directory() {
     assert!(matches!(&error, OpenError::Locked(holder) if *holder == pid), "{error}");
     assert!(error.to_string().contains(&pid));
     assert_eq!(files(directory.path()), before);
+    // Also when somebody has taken the lock file for a left-over.
+    fs::remove_file(directory.path().join("lock")).unwrap();
+    let error = open().err().unwrap().to_string();
+    assert!(error.contains("whose lock file was removed"), "{error}");
     drop(first);
     open().unwrap();
 }

@@ -28,8 +28,8 @@ impl Disk for Mortal {
         self.directory.open(name, create)
     }
 
-    fn check(&self, name: &str, file: &File) -> io::Result<()> {
-        self.directory.check(name, file)
+    fn still_names(&self, name: &str, file: &File) -> io::Result<()> {
+        self.directory.still_names(name, file)
     }
 
     fn read(&self, file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {

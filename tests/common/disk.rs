@@ -488,9 +488,9 @@ impl Disk for Faulty {
         Ok(file)
     }
 
-    fn check(&self, name: &str, file: &File) -> io::Result<()> {
+    fn still_names(&self, name: &str, file: &File) -> io::Result<()> {
         drop(self.begin(Call::Check, Some(file), (0, 0))?);
-        self.shared.directory.check(name, file)
+        self.shared.directory.still_names(name, file)
     }
 
     fn read(&self, file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
@@ -548,10 +548,10 @@ impl Disk for Faulty {
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        let mut state = self.begin_named(Call::Remove)?;
+        let (mut state, _, verdict) = self.begin(Call::Remove, None, (0, 0))?;
         self.shared.directory.remove(name)?;
         state.rename(Naming(Some(name.to_owned()), None));
-        Ok(())
+        if matches!(verdict, Verdict::Late) { Err(failure()) } else { Ok(()) }
     }
 
     fn sync_dir(&self) -> io::Result<()> {
