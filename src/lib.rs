@@ -107,7 +107,7 @@ use std::sync::{Mutex, MutexGuard};
 /// moment.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|_| {
-        eprintln!("a thread panicked while it held a lock; ending the process");
+        complain("a thread panicked while it held a lock; ending the process");
         std::process::abort()
     })
 }
@@ -116,6 +116,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// but one that is there and doesn't read holds it up when the pipe is full.
 fn say(line: &str) {
     let _ = writeln!(io::stdout().lock(), "{line}");
+}
+
+/// Prints a line on standard error. It may be a file on the disk that is full: to panic
+/// over it, as `eprintln` does, would cost a thread when it is needed most.
+fn complain(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
 }
 
 /// The README's examples, run as tests.

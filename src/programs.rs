@@ -5,6 +5,7 @@ use crate::args::{self, Args, Parsed, Spec, Task};
 use crate::auth::Credentials;
 use crate::bench;
 use crate::check::check;
+use crate::complain;
 use crate::disk::Directory;
 use crate::driver;
 use crate::log::SyncMode;
@@ -41,7 +42,7 @@ fn program(
         Err(error) => Err(StartError::Usage(error)),
     };
     result.unwrap_or_else(|error| {
-        eprintln!("{name}: {error}");
+        complain(&format!("{name}: {error}"));
         match error {
             StartError::Usage(_) => ExitCode::from(args::EXIT_USAGE),
             StartError::Failed(_) => ExitCode::FAILURE,
@@ -78,7 +79,10 @@ fn perform(
     data: &Path,
     settings: &Settings,
 ) -> Result<ExitCode, Box<dyn Error>> {
-    let directory = Directory::new(data);
+    let directory = match task {
+        Task::Check => Directory::read_only(data),
+        _ => Directory::new(data),
+    };
     // Asked before the lock: no file is made where there are none of ours.
     if replay::numbers(&directory)?.is_empty() {
         return Err(OpenError::Empty("there is no data file in it".into()).into());
@@ -93,7 +97,7 @@ fn perform(
         };
         let (store, torn) = Store::open(data, &options, unix_now())?;
         if let Some(torn) = torn {
-            eprintln!("server: {torn}");
+            complain(&format!("server: {torn}"));
         }
         let before = store.figures();
         store.compact_once(&unix_now)?;

@@ -28,6 +28,7 @@
 //! another when few clients do most of the work.
 
 use crate::auth::Credentials;
+use crate::complain;
 use crate::connection;
 use crate::dialect::Dialect;
 use crate::listener::Listener;
@@ -73,7 +74,7 @@ impl Server {
             StartError::Failed(format!("can't use the data directory {data}: {error}"))
         })?;
         if let Some(torn) = torn {
-            eprintln!("server: {torn}");
+            complain(&format!("server: {torn}"));
         }
         Ok(Server::new(options, credentials, listener, store))
     }
@@ -196,7 +197,7 @@ fn settings(
         ("idle_timeout", seconds(options.idle_timeout)),
         ("request_timeout", seconds(options.request_timeout)),
         ("auth_enabled_ascii", auth_file.unwrap_or("no".into())),
-        // V2, and what all connections and workers take up together, without the index.
+        // V2, and what everything takes up together, without the index.
         ("connection_bytes_max", buffers.to_string()),
         ("memory_bytes_max", memory.to_string()),
         ("data", options.data.display().to_string()),
@@ -212,11 +213,11 @@ fn spawn(
     let thread = thread::Builder::new().name(name.clone());
     thread.spawn(move || {
         let result = catch_unwind(AssertUnwindSafe(run));
-        match result {
-            Ok(Ok(())) => eprintln!("server: {name} has ended"),
-            Ok(Err(error)) => eprintln!("server: {name}: {error}"),
-            Err(_) => eprintln!("server: {name} panicked"),
-        }
+        complain(&match result {
+            Ok(Ok(())) => format!("server: {name} has ended"),
+            Ok(Err(error)) => format!("server: {name}: {error}"),
+            Err(_) => format!("server: {name} panicked"),
+        });
         std::process::abort();
     })?;
     Ok(())
@@ -232,7 +233,7 @@ fn janitor(store: &Store) -> io::Result<()> {
         if let Some(error) = &error
             && said.as_ref() != Some(error)
         {
-            eprintln!("server: {error}");
+            complain(&format!("server: {error}"));
         }
         said = error;
     }

@@ -12,7 +12,7 @@ use std::fs::{self, Permissions};
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
-use std::process::Output;
+use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
 /// A program of ours, without what the environment says of servers.
@@ -371,6 +371,27 @@ fn more_connections_than_descriptors_are_refused() {
     assert!(line.contains("the system allows 300"), "{line}");
     assert!(line.contains("lower --conn-limit"), "{line}");
     assert!(!data.exists());
+}
+
+#[test]
+fn a_server_goes_on_when_nobody_can_be_told_what_is_wrong() {
+    // Standard error may be a file on the disk that is full.
+    let Ok(full) = fs::OpenOptions::new().write(true).open("/dev/full") else {
+        eprintln!("SKIPPED: there is no /dev/full here");
+        return;
+    };
+    let directory = TempDir::new();
+    drop(Server::start_on(directory.path(), &["--sync", "every-second"]));
+    let file = directory.path().join("0000000001.kv");
+    let mut torn = fs::read(&file).expect("a file");
+    torn.extend(b"half a record");
+    fs::write(&file, torn).expect("write");
+    let mut server = std::process::Command::new(env!("CARGO_BIN_EXE_server"));
+    server.args(["--port", "0", "--idle-exit", "0.1", "--data"]).arg(directory.path());
+    server.env_remove("SERVER_HOST").env_remove("SERVER_PORT");
+    let ended = server.stdout(Stdio::null()).stderr(full).status().expect("it runs");
+    assert_eq!(ended.code(), Some(0));
+    assert!(directory.path().join("0000000001.kv.torn").exists());
 }
 
 #[test]
