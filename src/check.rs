@@ -29,7 +29,7 @@ use crate::replay::{
     OpenError, Settings, Stretch, assess, check_chain, end_of_data, numbers, open_file,
     read_all, same_format,
 };
-use crate::walk::Records;
+use crate::walk::{Records, SHORT};
 use std::fmt;
 use std::io;
 
@@ -56,13 +56,16 @@ pub enum Flaw {
         /// Good records in it.
         following: u64,
     },
+    /// Behind this offset, in bytes, so much looked like records and was none that those
+    /// longer than `walk::SHORT` were no longer looked for.
+    Unsearched(u64),
 }
 
 impl Flaw {
     /// Bytes that are no record, but for the header.
     pub fn lost(&self) -> u64 {
         match self {
-            Flaw::Header(_) => 0,
+            Flaw::Header(_) | Flaw::Unsearched(_) => 0,
             Flaw::Damage { len, .. } | Flaw::Torn { len, .. } => *len,
         }
     }
@@ -75,6 +78,11 @@ impl fmt::Display for Flaw {
             Flaw::Damage { offset, len, following } => write!(
                 f,
                 "damaged at offset {offset}: {len} bytes; {following} good records follow"
+            ),
+            Flaw::Unsearched(offset) => write!(
+                f,
+                "much behind offset {offset} looks like records and is none; those of \
+                 more than {SHORT} bytes were not looked for"
             ),
             Flaw::Torn { offset, len, following } => write!(
                 f,
@@ -289,6 +297,7 @@ fn read(
     read_all(&mut records, &mut counting)?;
     let position = records.position;
     let damage = assess(&mut records, &mut counting)?;
+    let gave_up_at = records.gave_up_at;
     let base = generation.base;
     let data_end = |from| end_of_data(disk, generation, from, end);
     if is_newest && !damage.was_safe {
@@ -306,7 +315,7 @@ fn read(
         }
     }
     // Room is no flaw.
-    let is_room = |flaw: &Flaw| !matches!(flaw, Flaw::Header(_)) && flaw.lost() == 0;
-    flaws.retain(|flaw| !is_room(flaw));
+    flaws.retain(|flaw| matches!(flaw, Flaw::Header(_)) || flaw.lost() > 0);
+    flaws.extend(gave_up_at.map(|position| Flaw::Unsearched(position - base)));
     Ok(())
 }

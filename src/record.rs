@@ -55,6 +55,10 @@ const KEY: usize = KEY_LEN + 2;
 /// up to here.
 pub const MAX_VALUE: usize = 1 << 30;
 
+/// No log gets so long. What states a position beyond was made up, and sums of positions
+/// below do not overflow.
+pub(crate) const MAX_POSITION: u64 = 1 << 62;
+
 /// The byte order of a record's integers, `--int-order`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IntOrder {
@@ -164,11 +168,13 @@ impl Header {
                 "its header has KEY_SIZE {key_size} and INT_SIZE {int_size}"
             ));
         }
-        Ok(Header {
-            format: Format { key_size, int_size, int_order },
-            generation: number(HEADER_GENERATION, HEADER_BASE),
-            base: number(HEADER_BASE, HEADER_SUM),
-        })
+        let generation = number(HEADER_GENERATION, HEADER_BASE);
+        let base = number(HEADER_BASE, HEADER_SUM);
+        if generation > MAX_POSITION || base > MAX_POSITION {
+            return Err(format!("its header has generation {generation}, base {base}"));
+        }
+        let format = Format { key_size, int_size, int_order };
+        Ok(Header { format, generation, base })
     }
 }
 
@@ -431,6 +437,16 @@ mod tests {
         for format in formats() {
             let header = Header { format, generation: 3, base: 1 << 40 };
             assert_eq!(Header::decode(&header.encode()), Ok(header));
+        }
+    }
+
+    #[test]
+    fn a_header_of_a_log_that_can_not_be_is_refused() {
+        let format = Format::default();
+        for (generation, base) in [(u64::MAX, 0), (1, u64::MAX - 60)] {
+            let bytes = Header { format, generation, base }.encode();
+            let why = format!("its header has generation {generation}, base {base}");
+            assert_eq!(Header::decode(&bytes), Err(why));
         }
     }
 

@@ -23,13 +23,14 @@
 //! Replay that is itself interrupted starts again from the same records: a torn tail is
 //! cut only when it has been kept aside, and nothing else that is there is changed.
 
+use crate::complain;
 use crate::disk::{Disk, read_exact, write_all};
 use crate::log::{Generation, Log, SyncMode, file_name, make_file};
 use crate::record::{Format, HEADER_LEN, Header, IntOrder, Record};
 use crate::walk::{CHUNK, Records, WalkError};
 use std::fmt;
 use std::fs::File;
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -373,7 +374,7 @@ pub(crate) struct Damage {
     pub(crate) stretches: Vec<Stretch>,
     /// Good records.
     pub(crate) following: u64,
-    /// One of them says that the place had been synced.
+    /// One of them says that the place had been synced, or not all were looked for.
     pub(crate) was_safe: bool,
 }
 
@@ -391,7 +392,10 @@ pub(crate) fn assess(
                 damage.was_safe |= record.synced > position;
                 each(at, &record)?;
             }
-            Ok(None) => return Ok(damage),
+            Ok(None) => {
+                damage.was_safe |= records.gave_up_at.is_some();
+                return Ok(damage);
+            }
             Err(WalkError::Damaged) => {
                 damage.add_byte(records.position - records.generation.base);
                 records.skip_to(records.position + 1);
@@ -499,7 +503,8 @@ impl Progress {
         if Instant::now() >= self.next && io::stderr().is_terminal() {
             self.next += Duration::from_millis(200);
             self.shown = true;
-            eprint!("\rreading {name}: {} %", done * 100 / all);
+            let percent = done * 100 / all;
+            let _ = write!(io::stderr(), "\rreading {name}: {percent} %");
         }
     }
 }
@@ -507,7 +512,7 @@ impl Progress {
 impl Drop for Progress {
     fn drop(&mut self) {
         if self.shown {
-            eprintln!();
+            complain("");
         }
     }
 }

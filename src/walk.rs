@@ -6,16 +6,19 @@
 
 use crate::disk::{Disk, read_exact};
 use crate::log::Generation;
-use crate::record::{Format, HEADER_LEN, Record};
+use crate::record::{Format, HEADER_LEN, MAX_POSITION, Record};
 use std::collections::BTreeMap;
 use std::io;
 
 /// Bytes read from a file at once; a longer record is read whole.
 pub(crate) const CHUNK: usize = 1 << 20;
 
-/// No log gets so long. A record that states a position beyond was made up, by a client
-/// as part of a value.
-const MAX_POSITION: u64 = 1 << 62;
+/// Behind damage, each byte may begin a record, and what looks like one is summed before
+/// it is known to be none. A client can make up a value that looks like records up to the
+/// file's end at every few bytes. So when this many times the file's length was summed for
+/// nothing, only records up to `SHORT` bytes are still looked for.
+const PATIENCE: u64 = 64;
+pub(crate) const SHORT: u64 = 4 << 10;
 
 /// What stopped a walk over a file's records.
 #[derive(Debug)]
@@ -38,6 +41,10 @@ pub struct Records<'a> {
     /// Bytes of the file; those from `start` on are the file's from `position` on.
     buffer: Vec<u8>,
     start: usize,
+    /// Bytes summed of what was no record.
+    wasted: u64,
+    /// Where a long record was first passed over for that.
+    pub(crate) gave_up_at: Option<u64>,
 }
 
 impl<'a> Records<'a> {
@@ -49,7 +56,18 @@ impl<'a> Records<'a> {
         end: u64,
     ) -> Records<'a> {
         let position = generation.base + HEADER_LEN as u64;
-        Records { disk, format, generation, position, end, buffer: vec![], start: 0 }
+        let (buffer, start, wasted, gave_up_at) = (Vec::new(), 0, 0, None);
+        Records {
+            disk,
+            format,
+            generation,
+            position,
+            end,
+            buffer,
+            start,
+            wasted,
+            gave_up_at,
+        }
     }
 
     /// The next record and its position, `None` at the end.
@@ -67,13 +85,14 @@ impl<'a> Records<'a> {
         // The stated length is believed only as far as the file goes.
         let head = &self.buffer[self.start..];
         let len = match self.format.stated_len(head, self.position) {
-            Some(len) if len <= left => len as usize,
+            Some(len) if len <= left && self.is_worth_it(len) => len as usize,
             _ => return Err(WalkError::Damaged),
         };
         self.fill(len).map_err(WalkError::Io)?;
         let bytes = &self.buffer[self.start..self.start + len];
         let position = self.position;
         let Some(record) = self.format.decode(bytes, position) else {
+            self.wasted += len as u64;
             return Err(WalkError::Damaged);
         };
         self.position += len as u64;
@@ -105,7 +124,7 @@ impl<'a> Records<'a> {
             for position in [base + self.position, synced, cas] {
                 let head = &self.buffer[self.start..];
                 let len = match self.format.stated_len(head, position) {
-                    Some(len) if len <= left => len as usize,
+                    Some(len) if len <= left && self.is_worth_it(len) => len as usize,
                     _ => continue,
                 };
                 self.fill(len)?;
@@ -117,11 +136,22 @@ impl<'a> Records<'a> {
                     next = self.position + len as u64;
                     break;
                 }
+                self.wasted += len as u64;
             }
             self.skip_to(next);
         }
         let most = spoken_for.into_iter().max_by_key(|(_, bytes)| *bytes);
         Ok(most.map(|(base, _)| base))
+    }
+
+    /// Whether so many bytes are still to be summed, to see whether they are a record.
+    fn is_worth_it(&mut self, len: u64) -> bool {
+        let file_len = self.end - self.generation.base;
+        let is_worth_it = len <= SHORT || self.wasted <= PATIENCE * file_len;
+        if !is_worth_it {
+            self.gave_up_at.get_or_insert(self.position);
+        }
+        is_worth_it
     }
 
     /// Sees to it that `count` bytes from `start` on are in the buffer.
