@@ -35,8 +35,7 @@ pub struct Options {
     pub key_size: usize,
     /// How requests and replies are worded.
     pub dialect: Dialect,
-    /// Shown on each connection before anything else, if there is one. A server that
-    /// wants none takes it for an item under the key `login`, which expires at once.
+    /// Shown on each connection before anything else, if the server wants one.
     pub login: Option<Login>,
 }
 
@@ -225,7 +224,13 @@ impl Client {
         Err(last)
     }
 
+    /// A login is shown only where one is wanted: any other server would keep it, as a
+    /// value.
     fn log_in(&mut self, login: &Login) -> Result<()> {
+        match self.version() {
+            Err(ClientError::Refused(_)) => {}
+            answered => return answered.map(|_| ()),
+        }
         match self.ask(Request::Authenticate(login.as_bytes()))? {
             Reply::Stored => Ok(()),
             other => unexpected(&other),

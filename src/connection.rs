@@ -68,8 +68,8 @@ struct Swallow {
 /// See the module's page.
 pub struct Connection {
     stream: Stream,
-    /// Its client has shown a login. Asked only where one is wanted.
-    authenticated: bool,
+    /// A login is wanted, and its client has not shown one.
+    is_stranger: bool,
     /// Read and not yet executed: the beginning of a request or, while execution is
     /// paused, whole ones. Empty most of the time, since what is complete is executed
     /// from the worker's read buffer.
@@ -98,11 +98,11 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// A connection that has just been accepted.
-    pub fn new(stream: Stream, now: Instant) -> Connection {
+    /// A connection that has just been accepted, by a server that wants a login or not.
+    pub fn new(stream: Stream, now: Instant, wants_login: bool) -> Connection {
         Connection {
             stream,
-            authenticated: false,
+            is_stranger: wants_login,
             input: Vec::new(),
             needed: 0,
             line_open: false,
@@ -151,7 +151,9 @@ impl Connection {
         idle: Option<Duration>,
         request: Option<Duration>,
     ) -> bool {
-        let limit = if self.is_idle() { idle } else { request };
+        // A stranger is in the middle of a login.
+        let is_idle = self.is_idle() && !self.is_stranger;
+        let limit = if is_idle { idle } else { request };
         !self.is_parked()
             && limit.is_some_and(|limit| now.duration_since(self.since) > limit)
     }
@@ -292,9 +294,10 @@ impl Connection {
         let service = &context.service;
         let begun = (service.verbosity > 1).then(Instant::now);
         // V4
-        let parsed = match service.credentials {
-            Some(_) if !self.authenticated => auth::parse(bytes, &service.limits),
-            _ => service.dialect.parse(bytes, &service.limits),
+        let is_stranger = self.is_stranger;
+        let parsed = match is_stranger {
+            true => auth::parse(bytes, &service.limits),
+            false => service.dialect.parse(bytes, &service.limits),
         };
         let (used, noreply) = match parsed {
             Parsed::Incomplete(needed) => {
@@ -324,7 +327,7 @@ impl Connection {
                 used,
                 ..
             }) => {
-                self.authenticated = context.authenticate(block, &mut self.output);
+                self.is_stranger = !context.authenticate(block, &mut self.output);
                 (used, false)
             }
             Parsed::Message(Message { request, noreply, used }) => {
@@ -337,7 +340,9 @@ impl Connection {
             self.output.truncate(start);
         }
         if let Some(begun) = begun {
-            trace(&bytes[..used], &self.output[start..], begun.elapsed());
+            // It may be a login, or what of one came out of step.
+            let request = if is_stranger { b"(not shown)" } else { &bytes[..used] };
+            trace(request, &self.output[start..], begun.elapsed());
         }
         used
     }

@@ -488,9 +488,8 @@ impl Request<'_> {
             Request::Version => words(&[b"version"]),
             Request::Verbosity => words(&[b"verbosity", b"0"]),
             Request::Quit => words(&[b"quit"]),
-            // Where nobody has to log in, it is an item, which expires at once.
             Request::Authenticate(block) => {
-                append(out, format_args!("set login 0 -1 {}", block.len()));
+                append(out, format_args!("set login 0 0 {}", block.len()));
             }
         }
         out.extend_from_slice(b"\r\n");

@@ -239,7 +239,8 @@ impl<P: Poller> Worker<P> {
             drop(stream);
             return self.give_place_away(now);
         }
-        self.connections[token] = Some(Connection::new(stream, now));
+        let wants_login = self.pool.service.credentials.is_some();
+        self.connections[token] = Some(Connection::new(stream, now, wants_login));
     }
 
     fn close(&mut self, token: usize, now: Instant) {

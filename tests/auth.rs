@@ -163,12 +163,28 @@ fn a_client_logs_in_before_it_asks() {
 }
 
 #[test]
-fn a_login_that_nobody_wants_is_not_kept() {
+fn a_login_that_nobody_wants_is_not_shown() {
     let server = Server::start(&["--sync", "every-second"]);
     let mut client = client(&server);
-    assert_eq!(client.get("login").expect("get"), None);
     client.set("k", "x", 0, 0).expect("set");
-    assert_eq!(stat(&mut client, "curr_items"), 1);
+    assert_eq!(stat(&mut client, "cmd_set"), 1);
+}
+
+#[test]
+fn a_stranger_has_the_time_of_a_request() {
+    // V4
+    let (server, _directory) =
+        start(&["--sync", "every-second", "--request-timeout", "0.2"]);
+    let mut known = client(&server);
+    let silent = server.connect();
+    // Refused, and silent again.
+    let refused = server.connect();
+    (&refused).write_all(b"get k\r\n").expect("send");
+    for mut stranger in [silent, refused] {
+        let mut answers = Vec::new();
+        stranger.read_to_end(&mut answers).expect("it is closed");
+    }
+    known.set("k", "x", 0, 0).expect("who is known may be idle");
 }
 
 /// Only loopback addresses are connected to.

@@ -851,7 +851,8 @@ fn after_one_read(context: &mut Context, stream: &[u8]) -> (Connection, UnixStre
     context.session.now = NOW;
     let (near, mut far) = UnixStream::pair().unwrap();
     far.write_all(stream).unwrap();
-    let mut connection = Connection::new(OwnedFd::from(near).into(), Instant::now());
+    let mut connection =
+        Connection::new(OwnedFd::from(near).into(), Instant::now(), false);
     let mut buffer = vec![0; READ_LIMIT];
     connection.receive(&mut buffer, Instant::now(), context).unwrap();
     (connection, far)

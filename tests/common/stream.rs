@@ -243,7 +243,7 @@ pub fn answers(
     far.set_nonblocking(true).unwrap();
     let near = Stream::from(OwnedFd::from(near));
     let (now, mut buffer) = (Instant::now(), vec![0; READ_LIMIT]);
-    let mut connection = Connection::new(near, now);
+    let mut connection = Connection::new(near, now, false);
     let (mut sent, mut answers, mut taken) = (0, Vec::new(), vec![0; taken]);
     let mut idle = 0;
     while !connection.is_finished() {
