@@ -1,7 +1,8 @@
 //! What a store costs when it is large or busy: memory, a start, room on the disk, and
 //! gets while it is compacted.
 //!
-//! `cargo run --release --example growth -- [KEYS]`, a million unless it is given.
+//! `cargo run --release --example growth -- [KEYS]`: with so many keys memory and start
+//! alone, otherwise all, with a million.
 //!
 //! | figure | is |
 //! |---|---|
@@ -18,6 +19,7 @@ use memcached_lite::client::{Client, Options};
 use memcached_lite::programs;
 use memcached_lite::protocol::Topic;
 use std::error::Error;
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -55,17 +57,16 @@ fn main() -> ExitCode {
     }
 }
 
-fn measure(directory: &Path, keys: Option<std::ffi::OsString>) -> Result {
-    let keys = match keys {
-        None => 1_000_000,
-        Some(text) => text
-            .to_str()
-            .and_then(|text| text.parse().ok())
-            .filter(|keys| (1..=10_000_000).contains(keys))
-            .ok_or("KEYS is a number from 1 to 10000000")?,
-    };
+fn measure(directory: &Path, keys: Option<OsString>) -> Result {
     fs::create_dir(directory)?;
-    memory_and_start(directory, keys)?;
+    if let Some(text) = keys {
+        let keys = text.to_str().and_then(|text| text.parse().ok());
+        let keys = keys
+            .filter(|keys| (1..=10_000_000).contains(keys))
+            .ok_or("KEYS is a number from 1 to 10000000")?;
+        return memory_and_start(directory, keys);
+    }
+    memory_and_start(directory, 1_000_000)?;
     disk(directory)?;
     compaction(directory)
 }
