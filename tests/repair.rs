@@ -284,14 +284,14 @@ fn what_looks_like_records_at_every_step_ends_the_search_for_long_ones() {
     let options = Options { settings, ..options() };
     let overhead = options.settings.key_size.map_or(0, usize::from) + 35 + 4;
     let mut head = vec![0; overhead];
-    // A set without a key, and with a value of 150,000 bytes.
+    // A set without a key, and with a value of 30,000 bytes.
     head[4] = 1;
-    head[overhead - 4..].copy_from_slice(&150_000_u32.to_be_bytes());
+    head[overhead - 4..].copy_from_slice(&30_000_u32.to_be_bytes());
     let disk = Faulty::new(directory.path());
     let (store, _) = disk.open(&options, NOW).unwrap();
     let mut session = Session::at(NOW);
     let values: [(&[u8], Vec<u8>); 3] = [
-        (b"evil", head.repeat(500_000 / overhead)),
+        (b"evil", head.repeat(100_000 / overhead)),
         (b"s", b"short".into()),
         (b"l", vec![b'l'; 5000]),
     ];
