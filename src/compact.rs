@@ -138,6 +138,10 @@ impl Store {
             // Most of what there is to sync is synced before anybody is held up.
             self.log.sync(session.now)?;
             self.rotate(&mut session)?;
+        } else {
+            // The rotation was another process's, which may have ended before it had
+            // written a pending flush to the new file.
+            self.repeat_flush(&mut session)?;
         }
         let generations = self.log.generations();
         let old = &generations[0];

@@ -274,6 +274,15 @@ impl Store {
         Ok(())
     }
 
+    /// Writes a pending flush once more, which changes nothing about it.
+    pub(crate) fn repeat_flush(&self, session: &mut Session) -> Result<()> {
+        let mut shards = self.index.all();
+        match self.flush_due.load(Acquire) {
+            0 => Ok(()),
+            due => self.flush(&mut shards, session, due),
+        }
+    }
+
     /// Where `key`'s record stands, if it has one that has not expired. Every answer
     /// that rests on having looked goes through here: S2 and S3.
     pub(crate) fn find(

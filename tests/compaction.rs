@@ -740,6 +740,26 @@ fn while_a_compaction_runs_the_log_is_synced_each_second() {
 }
 
 #[test]
+fn a_pending_flush_is_moved_by_a_compaction_that_a_crash_has_begun() {
+    // The new file has its name, and nothing in it yet.
+    let mut t = Fixture::new();
+    t.put("k", b"v");
+    let mut session = Session::at(NOW);
+    t.store.flush_all(&mut session, 60).unwrap();
+    t.store.commit(&session).unwrap();
+    t.disk.fail(&[Call::SyncDir], 0, How::Stop);
+    t.compact().unwrap_err();
+    t.restart_at(NOW);
+    assert_eq!(t.names(), [FIRST, SECOND]);
+    t.compact().unwrap();
+    assert_eq!(t.names(), [SECOND]);
+    t.restart_at(NOW + 59);
+    assert_eq!(value(&t.store, b"k", NOW + 59), Some(b"v".into()));
+    t.restart_at(NOW + 60);
+    assert_eq!(value(&t.store, b"k", NOW + 60), None);
+}
+
+#[test]
 fn damage_to_what_nobody_needs_goes_with_it() {
     let t = Fixture::new();
     t.put("k", b"old");
