@@ -10,6 +10,7 @@
 //! | the same with another block, or one over [`MAX_LOGIN`] bytes | `CLIENT_ERROR authentication failure` |
 //! | the same with a block of fewer than two words | `CLIENT_ERROR bad authentication token format` |
 //! | the same with no line end behind the block | `CLIENT_ERROR bad command line termination` |
+//! | another protocol, or a line over the limit | nothing: hung up on |
 //! | anything else, `quit` too; a block is swallowed first | `CLIENT_ERROR unauthenticated` |
 //!
 //! `noreply` changes nothing here. Afterwards a `set` is a `set`, whatever its block
@@ -53,8 +54,8 @@ impl Login {
     /// `None` if a part is empty or has a blank in it, or both are too long.
     pub fn new(user: &[u8], password: &[u8]) -> Option<Login> {
         let text = [user, password].join(&b' ');
-        let is_login = !user.is_empty() && !password.is_empty();
-        if !is_login || Words(&text).count() != 2 || text.len() > MAX_LOGIN {
+        let is_word = |part: &[u8]| !part.is_empty() && !part.contains(&b' ');
+        if !is_word(user) || !is_word(password) || text.len() > MAX_LOGIN {
             return None;
         }
         let mut bytes = [b' '; MAX_LOGIN];

@@ -53,6 +53,8 @@ pub enum Flaw {
         offset: u64,
         /// How long it is, in bytes.
         len: u64,
+        /// Bytes in it that are no record.
+        lost: u64,
         /// Good records in it.
         following: u64,
     },
@@ -66,7 +68,7 @@ impl Flaw {
     pub fn lost(&self) -> u64 {
         match self {
             Flaw::Header(_) | Flaw::Unsearched(_) => 0,
-            Flaw::Damage { len, .. } | Flaw::Torn { len, .. } => *len,
+            Flaw::Damage { len: lost, .. } | Flaw::Torn { lost, .. } => *lost,
         }
     }
 }
@@ -84,7 +86,7 @@ impl fmt::Display for Flaw {
                 "much behind offset {offset} looks like records and is none; those of \
                  more than {SHORT} bytes were not looked for"
             ),
-            Flaw::Torn { offset, len, following } => write!(
+            Flaw::Torn { offset, len, following, .. } => write!(
                 f,
                 "a torn end at offset {offset}: {len} bytes, not known to have been \
                  synced, with {following} good records in them"
@@ -300,22 +302,24 @@ fn read(
     let gave_up_at = records.gave_up_at;
     let base = generation.base;
     let data_end = |from| end_of_data(disk, generation, from, end);
-    if is_newest && !damage.was_safe {
+    let following = damage.following;
+    let mut stretches = damage.stretches;
+    // Room is no flaw.
+    if is_newest && let Some(last) = stretches.last_mut() {
+        let from = base + last.offset;
+        last.len = last.len.min(data_end(from)? - from);
+    }
+    stretches.retain(|stretch| stretch.len > 0);
+    let lost = stretches.iter().map(|stretch| stretch.len).sum();
+    if !is_newest || damage.was_safe {
+        flaws.extend(stretches.into_iter().map(|Stretch { offset, len, before }| {
+            Flaw::Damage { offset, len, following: following - before }
+        }));
+    } else if lost > 0 {
         // R1
         let (offset, len) = (position - base, data_end(position)? - position);
-        flaws.push(Flaw::Torn { offset, len, following: damage.following });
-    } else {
-        for Stretch { offset, mut len, before } in damage.stretches {
-            let from = base + offset;
-            if is_newest && from + len == end {
-                len = data_end(from)? - from;
-            }
-            let following = damage.following - before;
-            flaws.push(Flaw::Damage { offset, len, following });
-        }
+        flaws.push(Flaw::Torn { offset, len, lost, following });
     }
-    // Room is no flaw.
-    flaws.retain(|flaw| matches!(flaw, Flaw::Header(_)) || flaw.lost() > 0);
     flaws.extend(gave_up_at.map(|position| Flaw::Unsearched(position - base)));
     Ok(())
 }

@@ -18,11 +18,12 @@
 //!   what has been moved already is no longer pointed at in n, and is passed over.
 //!
 //! Tombstones are not copied: what they deleted stood in n or before, and n goes.
-//! A pending flush is, by the rotation itself, since it has yet to come.
+//! A pending flush has yet to come, so the rotation writes it into n+1, and a walk that is
+//! resumed writes it once more.
 //!
 //! At rest a directory is at most twice the length of its live records and 3 MiB, without
 //! the room behind the last one. While compacting it is up to about three times that
-//! length and 8 MiB.
+//! length and 8 MiB and, where writers outrun it (C5), up to that length once more.
 //!
 //! - C5: who writes faster than compaction can read is made to wait for it, and never
 //!   for good: each time for some milliseconds at most, and not at all for a compaction
@@ -38,8 +39,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
 use std::time::Duration;
 
-/// Compaction begins when the log is longer than twice its live records by so many
-/// bytes: where there is little to keep, it would else run all the time.
+/// Compaction begins when the log is longer than twice its live records and this
+/// together, in bytes; without it, it would run all the time where there is little to keep.
 const SLACK: u64 = 3 << 20;
 
 /// Writers wait when the log is longer than three times its live records by so many

@@ -151,7 +151,7 @@ impl Connection {
         idle: Option<Duration>,
         request: Option<Duration>,
     ) -> bool {
-        // A stranger is in the middle of a login.
+        // A stranger is never idle: between two of his lines he has the time of a request.
         let is_idle = self.is_idle() && !self.is_stranger;
         let limit = if is_idle { idle } else { request };
         !self.is_parked()

@@ -104,8 +104,9 @@ impl Directory {
         Ok(())
     }
 
-    /// Takes the directory for this process and leaves its pid in the lock file.
-    /// `Ok(Err(pid))` if another process has it.
+    /// Takes the directory for this process and leaves its pid in the lock file, unless
+    /// nothing may be written. `Ok(Err(who))`: another process has it, by its pid where that
+    /// is known.
     pub fn lock(&self) -> io::Result<Result<OwnerLock, String>> {
         // Not truncated: until the lock is ours, the pid in it is another's.
         let mut options = OpenOptions::new();
@@ -135,10 +136,11 @@ impl Directory {
             if let Some(file) = &mut file {
                 file.read_to_string(&mut pid)?;
             }
-            let pid = pid.trim();
-            let is_known = !pid.is_empty();
-            let pid = if is_known { pid } else { "whose lock file was removed" };
-            return Ok(Err(pid.to_owned()));
+            let who = match pid.trim() {
+                "" => "whose lock file was removed",
+                pid => pid,
+            };
+            return Ok(Err(who.to_owned()));
         }
         if let Some(file) = &mut file
             && !self.is_read_only

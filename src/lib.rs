@@ -57,7 +57,6 @@
 //! | [`driver`], [`random`] | scenarios with real processes |
 //! | [`mod@bench`], [`chart`] | how fast it is, in numbers and pictures |
 //! | [`args`], [`programs`] | the three programs and their options |
-//! | [`chart`] | measurements as a line chart, for the examples |
 //!
 //! Imports point up this table, or to a neighbour in the same row. The chapters in
 //! `docs/` explain each part and number its invariants; code and tests cite the numbers.

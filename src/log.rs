@@ -182,7 +182,8 @@ pub struct Log {
     synced: AtomicU64,
     /// Unix second of the oldest write that no sync has covered, 0 if none.
     unsynced_since: AtomicU64,
-    /// Set once, by the first sync that fails.
+    /// Set once, by the first sync that fails, or by a rename of which nobody knows whether
+    /// it was done.
     sync_failed: AtomicBool,
 }
 
@@ -355,7 +356,7 @@ impl Log {
 
     fn check_sync(&self) -> Result<()> {
         if self.sync_failed.load(Acquire) {
-            return Err(LogError::Sync("an earlier sync failed".into()));
+            return Err(LogError::Sync("an earlier sync or rename failed".into()));
         }
         Ok(())
     }

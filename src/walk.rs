@@ -1,5 +1,5 @@
-//! A walk over the records of one file, in the order they were appended: what replay
-//! and compaction read by.
+//! A walk over the records of one file, in the order they were appended: what replay,
+//! compaction, check and repair read by.
 //!
 //! Each record is checked before it is handed out (F1). No length is believed before
 //! it is known to fit into the file, and to be one that a value can have.
@@ -56,17 +56,16 @@ impl<'a> Records<'a> {
         end: u64,
     ) -> Records<'a> {
         let position = generation.base + HEADER_LEN as u64;
-        let (buffer, start, wasted, gave_up_at) = (Vec::new(), 0, 0, None);
         Records {
             disk,
             format,
             generation,
             position,
             end,
-            buffer,
-            start,
-            wasted,
-            gave_up_at,
+            buffer: Vec::new(),
+            start: 0,
+            wasted: 0,
+            gave_up_at: None,
         }
     }
 
@@ -82,13 +81,8 @@ impl<'a> Records<'a> {
             return Err(WalkError::Damaged);
         }
         self.fill(overhead).map_err(WalkError::Io)?;
-        // The stated length is believed only as far as the file goes.
-        let head = &self.buffer[self.start..];
-        let len = match self.format.stated_len(head, self.position) {
-            Some(len) if len <= left && self.is_worth_it(len) => len as usize,
-            _ => return Err(WalkError::Damaged),
-        };
-        self.fill(len).map_err(WalkError::Io)?;
+        let stated = self.fill_stated(self.position).map_err(WalkError::Io)?;
+        let len = stated.ok_or(WalkError::Damaged)?;
         let bytes = &self.buffer[self.start..self.start + len];
         let position = self.position;
         let Some(record) = self.format.decode(bytes, position) else {
@@ -117,17 +111,11 @@ impl<'a> Records<'a> {
         let mut base = 0;
         while self.end - self.position >= overhead as u64 {
             self.fill(overhead)?;
-            let left = self.end - self.position;
             let head = &self.buffer[self.start..];
             let [synced, cas] = self.format.stated_positions(head);
             let mut next = self.position + 1;
             for position in [base + self.position, synced, cas] {
-                let head = &self.buffer[self.start..];
-                let len = match self.format.stated_len(head, position) {
-                    Some(len) if len <= left && self.is_worth_it(len) => len as usize,
-                    _ => continue,
-                };
-                self.fill(len)?;
+                let Some(len) = self.fill_stated(position)? else { continue };
                 let bytes = &self.buffer[self.start..self.start + len];
                 let is_good = self.format.decode(bytes, position).is_some();
                 if is_good && (self.position..MAX_POSITION).contains(&position) {
@@ -144,14 +132,29 @@ impl<'a> Records<'a> {
         Ok(most.map(|(base, _)| base))
     }
 
-    /// Whether so many bytes are still to be summed, to see whether they are a record.
-    fn is_worth_it(&mut self, len: u64) -> bool {
+    /// The length that a record at `position` states here, if it can be one: all its bytes
+    /// are in the buffer then, as its head is now.
+    fn fill_stated(&mut self, position: u64) -> io::Result<Option<usize>> {
+        let left = self.end - self.position;
+        // The stated length is believed only as far as the file goes.
+        match self.format.stated_len(&self.buffer[self.start..], position) {
+            Some(len) if len <= left && self.has_patience_for(len) => {
+                self.fill(len as usize)?;
+                Ok(Some(len as usize))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Whether so many bytes are still to be summed, to see whether they are a record. Notes
+    /// where that is first not so.
+    fn has_patience_for(&mut self, len: u64) -> bool {
         let file_len = self.end - self.generation.base;
-        let is_worth_it = len <= SHORT || self.wasted <= PATIENCE * file_len;
-        if !is_worth_it {
+        let has_patience = len <= SHORT || self.wasted <= PATIENCE * file_len;
+        if !has_patience {
             self.gave_up_at.get_or_insert(self.position);
         }
-        is_worth_it
+        has_patience
     }
 
     /// Sees to it that `count` bytes from `start` on are in the buffer.
