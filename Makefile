@@ -1,7 +1,7 @@
 # `make` lists the targets. Everything here is a thin shell around cargo.
 
-.PHONY: help build test check run demo designs bench bench-against bench-redis bench-crowd \
-  bench-growth docs clean test-against test-idle test-disks faults torture fuzz interop
+.PHONY: help build test check run demo designs build-bench bench bench-against bench-redis \
+  bench-crowd bench-growth docs clean test-against test-idle test-disks faults torture fuzz interop
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -44,19 +44,22 @@ fuzz: ## noise over the wire in each dialect, for SECONDS=n (60), from SEED=n (1
 	FUZZ_SECONDS=$(or $(SECONDS),60) FUZZ_SEED=$(or $(SEED),1) \
 	  cargo test --test fuzz -- --nocapture
 
-bench: ## measure, with 50 to 400 connections: about a minute
-	cargo run --release --bin driver -- --bench
+# The benchmark starts the server that cargo has built beside it.
+BENCH = $(or $(CARGO_TARGET_DIR),target)/release/examples/bench
+build-bench:
+	cargo build --release --bin server --example bench
 
-bench-against: ## the same beside ADDR=host:port, which is flushed: two minutes
-	cargo run --release --bin driver -- --bench --against $(ADDR)
+bench: build-bench ## measure, with 50 to 400 connections: about a minute
+	$(BENCH)
 
-bench-redis: ## durable sets beside the Redis at ADDR=host:port, which is flushed
-	cargo run --release --bin driver -- --bench --conns 50,400 --set 1 --seconds 1 \
-	  --redis $(ADDR) -- --sync always
+bench-against: build-bench ## the same beside ADDR=host:port, which is flushed: two minutes
+	$(BENCH) --against $(ADDR)
 
-bench-crowd: ## amid 500 slow senders and 500 that never read, in pairs: half a minute
-	cargo run --release --bin driver -- --bench --conns 50 --set 0.5 --seconds 2 \
-	  --crowd 500 --pairs 5
+bench-redis: build-bench ## durable sets beside the Redis at ADDR=host:port, which is flushed
+	$(BENCH) --conns 50,400 --set 1 --seconds 1 --redis $(ADDR) -- --sync always
+
+bench-crowd: build-bench ## amid 500 slow senders and 500 that do not read: half a minute
+	$(BENCH) --conns 50 --set 0.5 --seconds 2 --slow-clients 500 --pairs 5
 
 # The client is installed once, below target/; only that needs the network.
 PYMEMCACHE = 4.0.0
@@ -74,14 +77,13 @@ interop: ## have pymemcache, a client in Python, try the server
 designs: ## measure six ways to store, and draw docs/designs.svg
 	cargo run --release --example designs -- docs/designs.svg
 
-BENCH = $(or $(CARGO_TARGET_DIR),target)/release/driver --bench --seconds 2
-bench-growth: ## how it grows: keys, values, connections; memory, starts, the disk
-	cargo build --release
+ONE = $(BENCH) --seconds 2 --conns 50 --set 0.1
+bench-growth: build-bench ## how it grows: keys, values, connections; memory, starts, the disk
 	cargo run --release --example growth
 	cargo run --release --example growth -- 10000000
-	for keys in 10000 100000 1000000 10000000; do $(BENCH) --conns 50 --set 0.1 --keys $$keys; done
-	for value in 50 4096 1000000; do $(BENCH) --conns 50 --set 0.1 --keys 100 --value $$value; done
-	$(BENCH) --conns 1,50,400,1000,9000 --set 0.1
+	for keys in 10000 100000 1000000 10000000; do $(ONE) --keys $$keys || exit 1; done
+	for value in 50 4096 1000000; do $(ONE) --keys 100 --value $$value || exit 1; done
+	$(BENCH) --seconds 2 --conns 1,50,400,1000,9000 --set 0.1
 
 docs: ## the documentation of the code, as HTML
 	cargo doc --no-deps --document-private-items

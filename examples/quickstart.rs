@@ -3,9 +3,11 @@
 //!
 //! `cargo run --example quickstart`
 
-use memcached_lite::client::{Cas, Client, Options as ClientOptions};
+use memcached_lite::client::{Client, Options as ClientOptions};
+use memcached_lite::os;
 use memcached_lite::server::{Options, Server};
-use memcached_lite::store::{Options as StoreOptions, Session, Store};
+use memcached_lite::store::{Answer, Options as StoreOptions, Session, Store};
+use memcached_lite::store::{Update, Verb};
 use std::error::Error;
 use std::thread;
 
@@ -16,21 +18,24 @@ fn main() -> Result<(), Box<dyn Error>> {
     // A server of our own, on a port that the system chooses.
     let options = Options { port: 0, data: data.clone(), ..Options::default() };
     let server = Server::bind(options)?;
-    let address = server.address();
+    let address = server.address().to_owned();
     println!("listening on {address}");
-    thread::spawn(|| server.run());
+    thread::spawn(|| server.run(os::poller));
 
-    // Keys and values are bytes; flags are yours; exptime 0 is for ever.
+    // Keys and values are bytes; flags are yours; exptime 0 is forever.
     let mut client = Client::connect(&ClientOptions { address, ..Default::default() })?;
     client.set("name", "John Doe", 0, 0)?;
     client.set("visits", "41", 0, 0)?;
     println!("visits: {:?}", client.incr("visits", 1)?);
 
-    // Two writers, and the second one notices that it comes too late.
+    // Two writers, and the second one learns that the item has changed in between.
     let item = client.gets("name")?.ok_or("it was stored a moment ago")?;
-    let unique = item.unique.ok_or("gets tells the unique")?;
-    assert_eq!(client.cas("name", "Jane Doe", 0, 0, unique)?, Cas::Stored);
-    assert_eq!(client.cas("name", "Jim Doe", 0, 0, unique)?, Cas::Exists);
+    let number = item.unique.ok_or("gets returns the unique")?;
+    let cas = Update { verb: Verb::Cas, key: b"name", number, ..Update::default() };
+    let answer = client.update(Update { value: b"Jane Doe", ..cas })?;
+    assert_eq!(answer, Answer::Stored);
+    let answer = client.update(Update { value: b"Jim Doe", ..cas })?;
+    assert_eq!(answer, Answer::Exists);
     println!("name: {}", show(client.get("name")?.map(|item| item.value)));
 
     // The files outlive the server. They have one owner, so this looks at a copy, made

@@ -1,291 +1,215 @@
-//! The options of the three programs, parsed in one place.
+//! The command lines of the programs.
 //!
-//! Each program has a table: an option's names, its value's name, what it is for. The
-//! table is what is parsed by, and what `--help` prints. `--name VALUE`,
-//! `--name=VALUE`, `-n VALUE` and `-nVALUE` are the same; options end at the first
-//! word that is none, or at `--`.
+//! The help text of a program is the table that its command line is parsed by: a line
+//! that begins with a dash is an option, with its names, the name of its value, and what
+//! it is for. So no option can be missing in `--help`, and none can be listed and unknown.
+//!
+//! ```text
+//!   -p, --port NUM             port, 0 for any free one [11211]
+//!   |     |    |               |
+//!   short long value           the rest is for people
+//! ```
+//!
+//! | on the command line | means |
+//! |---|---|
+//! | `--port 7`, `--port=7`, `-p 7`, `-p7` | the same; the last one counts |
+//! | `-vv`, `-v -v` | an option without a value, given twice |
+//! | `--` | the options end here |
+//! | the first word without a dash, or `-` | they end before it |
+//!
+//! [`Args`] gives values as text, numbers, sizes or times, or an error that is one line and
+//! says what would be right. The second half of the file is the programs: what they do
+//! with their options. `main` of each calls one function here, so that the driver can be
+//! all three of them.
+//!
+//! Left out: words in other languages, and options that are abbreviated.
 
-use crate::bench;
 use crate::client;
-use crate::dialect::Dialect;
-use crate::driver;
-use crate::log::SyncMode;
-use crate::random::Random;
-use crate::record::{Format, IntOrder, MAX_VALUE};
-use crate::server;
-use std::collections::HashMap;
+use crate::client::commands::{HELP as CLIENT, command};
+use crate::client::shell::Shell;
+use crate::os::{self, unix_now};
+use crate::protocol::dialect::Dialect;
+use crate::server::login::Credentials;
+use crate::server::{self, Server};
+use crate::store::disk::{Directory, Disk};
+use crate::store::record::{Format, IntOrder, MAX_VALUE};
+use crate::store::repair::repair;
+use crate::store::survey::{numbers, survey};
+use crate::store::{self, Settings, Store, SyncMode};
+use crate::{Failure, print, warn};
 use std::ffi::{OsStr, OsString};
 use std::fmt::Display;
+use std::fs;
+use std::io::{self, IsTerminal, Read};
 use std::ops::RangeInclusive;
+use std::os::unix::ffi::OsStringExt;
+use std::path::Path;
+use std::process::ExitCode;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
-/// Exit code for a command line that makes no sense.
-pub const EXIT_USAGE: u8 = 2;
+/// The help of `server`.
+pub const SERVER: &str = include_str!("server/help.txt");
 
-/// An option of a program.
-pub struct Spec {
-    /// The long name, without its dashes.
-    pub long: &'static str,
-    /// The short name.
-    pub short: Option<char>,
-    /// What the value is called; empty if there is none.
-    pub value: &'static str,
-    /// What it is for.
-    pub help: &'static str,
-}
-
-const fn spec(
-    long: &'static str,
-    short: Option<char>,
-    value: &'static str,
+/// What the three programs have in common: parses `words` by the program's help, prints
+/// that if it is asked for, and turns a failure into a line and an exit code.
+pub fn program(
+    name: &'static str,
     help: &'static str,
-) -> Spec {
-    Spec { long, short, value, help }
+    words: impl IntoIterator<Item = OsString>,
+    run: impl FnOnce(Args) -> Result<ExitCode, Failure>,
+) -> ExitCode {
+    let result = Args::parse(name, help, words).map_err(Failure::Usage);
+    let result =
+        result.and_then(|args| match (args.has("help"), args.has("version")) {
+            (false, false) => run(args),
+            (is_help, _) => {
+                let version = concat!("memcached-lite ", env!("CARGO_PKG_VERSION"));
+                print(if is_help { help.trim_end() } else { version });
+                Ok(ExitCode::SUCCESS)
+            }
+        });
+    result.unwrap_or_else(|failure| {
+        warn(&format!("{name}: {failure}"));
+        ExitCode::from(if matches!(failure, Failure::Usage(_)) { 2 } else { 1 })
+    })
 }
 
-const HELP: Spec = spec("help", Some('h'), "", "print this and exit");
-const VERSION: Spec = spec("version", Some('V'), "", "print the version and exit");
+/// An option as its line of the help describes it.
+pub struct Spec<'h> {
+    /// The short name, without its dash.
+    pub short: Option<char>,
+    /// The long name, without its dashes.
+    pub long: &'h str,
+    /// What the value is called; empty if there is none.
+    pub value: &'h str,
+}
 
-/// The options of `server`.
-pub const SERVER: &[Spec] = &[
-    spec("listen", Some('l'), "ADDR", "address to listen on [127.0.0.1, SERVER_HOST]"),
-    spec("port", Some('p'), "NUM", "port, 0 for any that is free [11211, SERVER_PORT]"),
-    spec("unix-socket", Some('s'), "PATH", "listen on this socket, not on a port"),
-    spec("data", None, "DIR", "the data directory, made if there is none [./data]"),
-    spec("key-size", None, "BYTES", "longest key, 1 to 65535, for new data [250]"),
-    spec("int-size", None, "BYTES", "width of a value's size, 1 to 8, likewise [4]"),
-    spec("int-order", None, "ORDER", "big or little, likewise [big]"),
-    spec("sync", None, "MODE", "wait for the disk: always, or every-second [always]"),
-    spec("threads", Some('t'), "NUM", "workers [the number of cores]"),
-    spec("conn-limit", Some('c'), "NUM", "connections served at once [1024]"),
-    spec("backlog", None, "NUM", "connections that wait for a free place [0]"),
-    spec("max-item-size", Some('I'), "BYTES", "of key and value, 1k to 1g [1m]"),
-    spec("idle-timeout", None, "SECS", "close connections idle for so long [0, never]"),
-    spec(
-        "request-timeout",
-        None,
-        "SECS",
-        "close those stuck in a request [120]; 0, never",
-    ),
-    spec(
-        "idle-exit",
-        None,
-        "SECS",
-        "exit when nobody was connected so long [0, never]",
-    ),
-    spec(
-        "auth-file",
-        Some('Y'),
-        "FILE",
-        "only who is in it may come in: user:password",
-    ),
-    spec("insecure", None, "", "listen beyond loopback without --auth-file"),
-    spec("dialect", None, "NAME", "memcached, lite or raw [memcached]"),
-    spec("verbose", Some('v'), "", "tell of connections; -vv: of each request"),
-    spec("check", None, "", "say what is in the data and what is damaged, and exit"),
-    spec("repair", None, "", "make a new file of what can be read, and exit"),
-    spec("compact", None, "", "write what lives into a new file, and exit"),
-    HELP,
-    VERSION,
-];
+/// The options of a help text.
+pub fn specs(help: &str) -> impl Iterator<Item = Spec<'_>> {
+    help.lines().filter_map(|line| {
+        let (names, _) = line.trim_start().split_once("  ")?;
+        let (short, long) = match names.split_once(", ") {
+            Some((short, long)) => (short.chars().nth(1), long),
+            None => (None, names),
+        };
+        let long = long.strip_prefix("--")?;
+        let (long, value) = long.split_once(' ').unwrap_or((long, ""));
+        Some(Spec { short, long, value })
+    })
+}
 
-/// The options of `client`.
-pub const CLIENT: &[Spec] = &[
-    spec("host", None, "ADDR", "where the server is [127.0.0.1, SERVER_HOST]"),
-    spec("port", Some('p'), "NUM", "its port [11211, SERVER_PORT]"),
-    spec("timeout", None, "SECS", "how long to wait for it [10]"),
-    spec("retry", None, "SECS", "between attempts to connect [5]"),
-    spec("auth-file", None, "FILE", "log in as its first line says, user:password"),
-    spec("key-size", None, "BYTES", "longest key that is sent [250]"),
-    spec(
-        "dialect",
-        None,
-        "NAME",
-        "memcached, lite or raw, as the server's [memcached]",
-    ),
-    spec("int-size", None, "BYTES", "for raw: the server's, 1 to 8 [4]"),
-    spec("int-order", None, "ORDER", "for raw: the server's, big or little [big]"),
-    spec("flags", None, "NUM", "flags of a value that is stored [0]"),
-    spec("exptime", None, "SECS", "life of a value that is stored [0, for ever]"),
-    spec("quote", None, "", "print each reply as one line in quotes, escaped"),
-    spec("verbose", Some('v'), "", "tell how long each command took"),
-    HELP,
-    VERSION,
-];
-
-/// The options of `driver`.
-pub const DRIVER: &[Spec] = &[
-    spec("test", None, "NUM", "run this scenario"),
-    spec("all", None, "", "run all of them"),
-    spec("list", None, "", "list them"),
-    spec("clients", None, "NUM", "so many clients in scenario 6 [10]"),
-    spec("seed", None, "NUM", "play it with the same random numbers again"),
-    spec("against", None, "ADDR", "drive the memcached at HOST:PORT, which is flushed"),
-    spec(
-        "redis",
-        None,
-        "ADDR",
-        "also measure the Redis at HOST:PORT, which is flushed",
-    ),
-    spec("bench", None, "", "measure; words behind -- are options of our server"),
-    spec("conns", None, "LIST", "connections at once, such as 50,400 [50,100 ... 400]"),
-    spec("set", None, "RATIO", "share of sets, 0 to 1 [1, then 0, then 0.5]"),
-    spec("noreply", None, "RATIO", "share of sets with noreply [0; in the sweep 0.5]"),
-    spec("pipeline", None, "NUM", "requests that a connection sends at once [1]"),
-    spec("reconnect", None, "", "also with a connection for each request"),
-    spec("crowd", None, "NUM", "also amid NUM slow senders and NUM that never read"),
-    spec("key", None, "BYTES", "length of a key [10]"),
-    spec("value", None, "BYTES", "length of a value [50]"),
-    spec("keys", None, "NUM", "how many there are [10000]"),
-    spec("seconds", None, "SECS", "for each figure [2; 0.5 with more than one pair]"),
-    spec("pairs", None, "NUM", "how often each [1; 5 with other servers]"),
-    spec("echo", None, "", "also measure a server that only reads and writes"),
-    HELP,
-    VERSION,
-];
-
-/// The options of `driver echo`, which the driver starts itself as.
-pub const ECHO: &[Spec] = &[
-    spec("threads", None, "NUM", "threads [2]"),
-    spec("key", None, "BYTES", "length of a key [10]"),
-    spec("value", None, "BYTES", "length of a value [50]"),
-    HELP,
-    VERSION,
-];
-
-/// A command line, taken apart.
+/// A parsed command line.
 #[derive(Debug)]
 pub struct Args {
     program: &'static str,
-    values: HashMap<&'static str, String>,
-    /// How often `-v` was given.
-    pub verbosity: u8,
-    /// What stands behind the options: bytes, as keys and values may have any.
+    /// Long names and values, in the order given.
+    given: Vec<(&'static str, String)>,
+    /// What stands after the options: bytes, as keys and values may have any.
     pub words: Vec<OsString>,
 }
 
-/// What a command line asks for.
-pub enum Parsed {
-    /// To run.
-    Run(Args),
-    /// To print this and exit: `--help`, `--version`.
-    Print(String),
-}
-
-/// Takes a command line apart. The error is one line.
-pub fn parse(
-    program: &'static str,
-    usage: &str,
-    specs: &'static [Spec],
-    args: impl IntoIterator<Item = OsString>,
-) -> Result<Parsed, String> {
-    let mut parsed =
-        Args { program, values: HashMap::new(), verbosity: 0, words: Vec::new() };
-    let mut args = args.into_iter();
-    while let Some(word) = args.next() {
-        if word == "--" {
-            break;
-        }
-        let Some(arg) = option(&word)? else {
-            parsed.words.push(word);
-            break;
-        };
-        let (name, mut value) = if let Some(long) = arg.strip_prefix("--") {
-            match long.split_once('=') {
-                Some((name, value)) => (name, Some(value.to_owned())),
-                None => (long, None),
+impl Args {
+    /// Parses `words`, the command line without the program's name. The error is one line.
+    pub fn parse(
+        program: &'static str,
+        help: &'static str,
+        words: impl IntoIterator<Item = OsString>,
+    ) -> Result<Args, String> {
+        let mut args = Args { program, given: Vec::new(), words: Vec::new() };
+        let mut words = words.into_iter();
+        // What follows --help or --version does not matter.
+        while !args.has("help")
+            && !args.has("version")
+            && let Some(word) = words.next()
+        {
+            if word == "--" {
+                break;
             }
-        } else {
-            let short = &arg[1..];
-            let end = short.chars().next().map_or(0, char::len_utf8);
-            let (name, value) = short.split_at(end);
-            (name, (!value.is_empty()).then(|| value.to_owned()))
-        };
-        let is_long = arg.starts_with("--");
-        let found = specs.iter().find(|spec| match is_long {
-            true => spec.long == name,
-            false => spec.short.is_some_and(|short| name.starts_with(short)),
-        });
-        let Some(spec) = found else {
-            return Err(format!("unknown option {arg}; see {program} --help"));
-        };
-        match spec.long {
-            "help" => return Ok(Parsed::Print(help(usage, specs))),
-            "version" => {
-                return Ok(Parsed::Print(
-                    concat!("memcached-lite ", env!("CARGO_PKG_VERSION")).to_owned(),
-                ));
+            if word == "-" || !word.as_encoded_bytes().starts_with(b"-") {
+                args.words.push(word);
+                break;
             }
-            // Also -vv.
-            "verbose"
-                if value.as_deref().is_none_or(|v| v.chars().all(|c| c == 'v')) =>
-            {
-                let more = value.map_or(0, |v| v.len().min(9) as u8);
-                parsed.verbosity = parsed.verbosity.saturating_add(1 + more);
-                parsed.values.insert(spec.long, String::new());
+            let option = text(&word)?;
+            let spec = |is_meant: &dyn Fn(&Spec) -> bool| {
+                let unknown =
+                    || format!("unknown option {option}; see {program} --help");
+                specs(help).find(is_meant).ok_or_else(unknown)
+            };
+            if let Some(long) = option.strip_prefix("--") {
+                let (name, value) = match long.split_once('=') {
+                    Some((name, value)) => (name, Some(value)),
+                    None => (long, None),
+                };
+                args.add(spec(&|spec| spec.long == name)?, value, &mut words)?;
                 continue;
             }
-            _ => {}
-        }
-        if spec.value.is_empty() {
-            if value.is_some() {
-                return Err(format!("--{} takes no value: {arg}", spec.long));
-            }
-            value = Some(String::new());
-        }
-        let value = match value {
-            Some(value) => value,
-            None => match args.next() {
-                Some(word) => text(&word)?.to_owned(),
-                None => {
-                    let Spec { long, value, .. } = spec;
-                    return Err(format!("--{long} needs a value: {value}"));
+            // Other short names may follow one without a value, as in -vv.
+            let mut letters = option[1..].chars();
+            while let Some(letter) = letters.next() {
+                let spec = spec(&|spec| spec.short == Some(letter))?;
+                let mut value = None;
+                if !spec.value.is_empty() && !letters.as_str().is_empty() {
+                    value = Some(letters.as_str());
+                    letters = "".chars();
                 }
-            },
+                args.add(spec, value, &mut words)?;
+            }
+        }
+        args.words.extend(words);
+        Ok(args)
+    }
+
+    fn add(
+        &mut self,
+        spec: Spec<'static>,
+        value: Option<&str>,
+        words: &mut dyn Iterator<Item = OsString>,
+    ) -> Result<(), String> {
+        let Spec { long, value: name, .. } = spec;
+        let value = match value {
+            Some(_) if name.is_empty() => {
+                return Err(format!("--{long} takes no value"));
+            }
+            Some(value) => value.to_owned(),
+            None if name.is_empty() => String::new(),
+            None => {
+                let word = words.next();
+                let word =
+                    word.ok_or_else(|| format!("--{long} needs a value: {name}"))?;
+                text(&word)?.to_owned()
+            }
         };
-        parsed.values.insert(spec.long, value);
+        self.given.push((long, value));
+        Ok(())
     }
-    parsed.words.extend(args);
-    Ok(Parsed::Run(parsed))
-}
 
-/// The text of a word that is an option, `None` of one that is not.
-fn option(word: &OsStr) -> Result<Option<&str>, String> {
-    if word == "-" || !word.as_encoded_bytes().starts_with(b"-") {
-        return Ok(None);
-    }
-    text(word).map(Some)
-}
-
-fn text(word: &OsStr) -> Result<&str, String> {
-    word.to_str().ok_or_else(|| format!("{} is not text", word.display()))
-}
-
-fn help(usage: &str, specs: &[Spec]) -> String {
-    let mut text = format!("usage: {usage}\n\n");
-    for spec in specs {
-        let short = spec.short.map_or("   ".into(), |short| format!("-{short},"));
-        let names = format!("{short} --{} {}", spec.long, spec.value);
-        text += &format!("  {names:<30} {}\n", spec.help);
-    }
-    text.trim_end().to_owned()
-}
-
-impl Args {
     /// Whether the option was given.
     pub fn has(&self, name: &str) -> bool {
-        self.values.contains_key(name)
+        self.count(name) > 0
     }
 
-    /// The option's value, if it was given.
+    /// How often the option was given.
+    pub fn count(&self, name: &str) -> usize {
+        self.given.iter().filter(|(given, _)| *given == name).count()
+    }
+
+    /// The first option given that is not one of these.
+    pub fn other_than(&self, names: &[&str]) -> Option<&str> {
+        self.given.iter().map(|(given, _)| *given).find(|given| !names.contains(given))
+    }
+
+    /// The option's value, if it was given: the last one, if it was given again.
     pub fn text(&self, name: &str) -> Option<&str> {
-        self.values.get(name).map(String::as_str)
+        let found = self.given.iter().rev().find(|(given, _)| *given == name);
+        found.map(|(_, value)| value.as_str())
     }
 
-    /// The option's value, or that of a variable of the environment.
-    pub fn text_or_env(&self, name: &str, variable: &str) -> Option<String> {
-        self.text(name).map(str::to_owned).or_else(|| std::env::var(variable).ok())
+    /// The option's value, or that of a variable of the environment, or `default`.
+    pub fn text_or_env(&self, name: &str, variable: &str, default: &str) -> String {
+        let given = self.text(name).map(str::to_owned);
+        given.or_else(|| std::env::var(variable).ok()).unwrap_or(default.to_owned())
     }
 
     /// The option's value as a number within `range`.
@@ -297,293 +221,260 @@ impl Args {
         self.text(name).map(|text| in_range(name, text, range)).transpose()
     }
 
-    /// The port: `--port`, or SERVER_PORT in the environment.
-    pub fn port(&self, least: u16) -> Result<Option<u16>, String> {
-        let text = self.text_or_env("port", "SERVER_PORT");
-        text.map(|text| in_range("port", &text, least..=u16::MAX)).transpose()
+    /// The port: `--port`, or SERVER_PORT in the environment, or memcached's.
+    pub fn port(&self, least: u16) -> Result<u16, String> {
+        let text = self.text_or_env("port", "SERVER_PORT", "11211");
+        in_range("port", &text, least..=u16::MAX)
     }
 
-    /// The option's value in seconds, which may have a fraction.
-    pub fn seconds(&self, name: &str) -> Result<Option<Duration>, String> {
+    /// The option's value in seconds, which may have a fraction, or `default`.
+    pub fn seconds(&self, name: &str, default: Duration) -> Result<Duration, String> {
         // A bound that keeps deadlines within what the clock can show.
         let seconds = self.number(name, 0.0..=1e9)?;
-        Ok(seconds.map(Duration::from_secs_f64))
+        Ok(seconds.map_or(default, Duration::from_secs_f64))
+    }
+
+    /// The option's value in bytes, which may end in `k`, `m` or `g`, or `default`.
+    pub fn size(
+        &self,
+        name: &str,
+        range: RangeInclusive<usize>,
+        default: usize,
+    ) -> Result<usize, String> {
+        let Some(text) = self.text(name) else { return Ok(default) };
+        let lower = text.to_ascii_lowercase();
+        let digits = lower.trim_end_matches(['k', 'm', 'g']);
+        let unit =
+            ["", "k", "m", "g"].iter().position(|it| *it == &lower[digits.len()..]);
+        let bytes = digits.parse::<usize>().ok().zip(unit);
+        let bytes = bytes.and_then(|(it, unit)| it.checked_mul(1 << (10 * unit)));
+        bytes
+            .filter(|bytes| range.contains(bytes))
+            .ok_or_else(|| format!("--{name} takes a size from 1k to 1g, not {text}"))
     }
 
     /// The option's value as one of these names.
-    fn choice<T: Copy, const N: usize>(
+    pub fn choice<T: Copy>(
         &self,
         name: &str,
-        choices: [(&str, T); N],
+        choices: &[(&str, T)],
     ) -> Result<Option<T>, String> {
         let Some(text) = self.text(name) else { return Ok(None) };
         let found = choices.iter().find(|(choice, _)| *choice == text);
-        let Some((_, value)) = found else {
-            let (last, others) = choices.split_last().expect("there is a choice");
-            let others = others.iter().map(|(choice, _)| *choice);
-            let others = others.collect::<Vec<_>>().join(", ");
-            return Err(format!("--{name} is {others} or {}, not {text}", last.0));
-        };
-        Ok(Some(*value))
+        found.map(|(_, value)| Some(*value)).ok_or_else(|| {
+            let names: Vec<&str> = choices.iter().map(|(choice, _)| *choice).collect();
+            format!("--{name} takes {}, not {text}", names.join(" or "))
+        })
     }
 
-    fn dialect(&self, format: Format) -> Result<Dialect, String> {
-        let dialects = [
-            ("memcached", Dialect::Memcached),
-            ("lite", Dialect::Lite),
-            ("raw", Dialect::Raw(format)),
-        ];
-        let chosen = self.choice("dialect", dialects)?;
-        Ok(chosen.unwrap_or(Dialect::Memcached))
+    /// `--unix-socket` as an address: with a slash, which shows that it is a path.
+    pub fn socket(&self) -> Option<String> {
+        let path = self.text("unix-socket")?;
+        Some(Path::new(".").join(path).display().to_string())
     }
 
-    /// An error if words stand behind the options.
+    /// An error if words follow the options.
     pub fn no_words(&self) -> Result<(), String> {
-        match self.words.first() {
-            None => Ok(()),
-            Some(word) => {
-                let word = word.display();
-                Err(format!("{word} is no option; see {} --help", self.program))
-            }
-        }
+        let Some(word) = self.words.first() else { return Ok(()) };
+        let (word, program) = (word.display(), self.program);
+        Err(format!("unexpected argument {word}; see {program} --help"))
     }
 }
 
-const INT_ORDERS: [(&str, IntOrder); 2] =
-    [("big", IntOrder::Big), ("little", IntOrder::Little)];
+fn text(word: &OsStr) -> Result<&str, String> {
+    word.to_str().ok_or_else(|| format!("{} is not text", word.display()))
+}
 
 fn in_range<N: FromStr + PartialOrd + Display>(
     name: &str,
     text: &str,
     range: RangeInclusive<N>,
 ) -> Result<N, String> {
-    match text.parse() {
-        Ok(number) if range.contains(&number) => Ok(number),
-        _ => {
-            let (least, most) = (range.start(), range.end());
-            Err(format!("--{name} takes a number from {least} to {most}, not {text}"))
-        }
-    }
+    let number = text.parse().ok().filter(|number| range.contains(number));
+    number.ok_or_else(|| {
+        let (least, most) = range.into_inner();
+        format!("--{name} takes a number from {least} to {most}, not {text}")
+    })
 }
 
-/// A size in bytes, with `k`, `m` or `g` behind it for its multiples.
-fn size(name: &str, text: &str) -> Result<usize, String> {
-    let lower = text.to_ascii_lowercase();
-    let (digits, unit) = match lower.char_indices().last() {
-        Some((at, 'k')) => (&lower[..at], 1 << 10),
-        Some((at, 'm')) => (&lower[..at], 1 << 20),
-        Some((at, 'g')) => (&lower[..at], 1 << 30),
-        _ => (&lower[..], 1),
+/// `server`: serves, or does one of the tasks. Exits with 0 after `--idle-exit` or a task,
+/// with 1 after a check that has found damage.
+pub fn server(words: impl IntoIterator<Item = OsString>) -> ExitCode {
+    program("server", SERVER, words, |args| {
+        let task = task(&args)?;
+        let options = server_options(&args)?;
+        // A file at its largest is then an error of a write, and not the end of us.
+        os::outlive_file_size_limit();
+        if let Some(task) = task {
+            let done = perform(task, &options.data, &options.store.settings);
+            return done.map_err(|error| {
+                let data = options.data.display();
+                Failure::Failed(format!("can't use the data directory {data}: {error}"))
+            });
+        }
+        let server = Server::bind(options)?;
+        print(&format!("Server: Listening on {}...", server.address()));
+        server.run(os::poller).map_err(|error| Failure::Failed(error.to_string()))?;
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+/// The options of a server. What is not given is as [`server::Options`] has it.
+fn server_options(args: &Args) -> Result<server::Options, String> {
+    args.no_words()?;
+    let default = server::Options::default();
+    let settings = Settings {
+        key_size: args.number("key-size", 1..=u16::MAX)?,
+        int_size: args.number("int-size", 1..=8)?,
+        int_order: args.choice("int-order", &IntOrder::NAMES)?,
     };
-    let bytes = digits.parse::<usize>().ok().and_then(|n| n.checked_mul(unit));
-    bytes
-        .filter(|bytes| (1 << 10..=MAX_VALUE).contains(bytes))
-        .ok_or_else(|| format!("--{name} takes a size from 1k to 1g, not {text}"))
+    let modes = [("always", SyncMode::Always), ("every-second", SyncMode::EverySecond)];
+    let size = default.store.max_item_size;
+    // The server reads the sizes of raw from its data.
+    let dialect = args.choice("dialect", &Dialect::names(Format::default()))?;
+    Ok(server::Options {
+        listen: args.text_or_env("listen", "SERVER_HOST", &default.listen),
+        port: args.port(0)?,
+        unix_socket: args.text("unix-socket").map(Into::into),
+        data: args.text("data").map_or(default.data, Into::into),
+        store: store::Options {
+            settings,
+            sync: args.choice("sync", &modes)?.unwrap_or_default(),
+            max_item_size: args.size("max-item-size", 1 << 10..=MAX_VALUE, size)?,
+        },
+        dialect: dialect.unwrap_or(default.dialect),
+        auth_file: args.text("auth-file").map(Into::into),
+        insecure: args.has("insecure"),
+        threads: args.number("threads", 1..=1024)?.unwrap_or(default.threads),
+        conn_limit: args
+            .number("conn-limit", 1..=1_000_000)?
+            .unwrap_or(default.conn_limit),
+        backlog: args.number("backlog", 0..=1_000_000)?.unwrap_or(0),
+        idle_timeout: args.seconds("idle-timeout", default.idle_timeout)?,
+        request_timeout: args.seconds("request-timeout", default.request_timeout)?,
+        idle_exit: args.seconds("idle-exit", default.idle_exit)?,
+        verbosity: args.count("verbose"),
+    })
 }
 
 /// What a server is to do to its data directory instead of serving it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Task {
-    /// `--check`: read all and say what is damaged.
-    Check,
-    /// `--repair`: make a new file of what can be read.
-    Repair,
-    /// `--compact`: move what lives into a new file.
-    Compact,
+fn task(args: &Args) -> Result<Option<&'static str>, String> {
+    let mut tasks = ["check", "repair", "compact"].into_iter();
+    let Some(task) = tasks.find(|task| args.has(task)) else { return Ok(None) };
+    match args.other_than(&[task, "data", "key-size", "int-size", "int-order"]) {
+        Some(other) => Err(format!("--{other} makes no sense with --{task}")),
+        None => Ok(Some(task)),
+    }
 }
 
-const TASKS: [(&str, Task); 3] =
-    [("check", Task::Check), ("repair", Task::Repair), ("compact", Task::Compact)];
-
-/// The options that a server has beside a task.
-const BESIDE_TASKS: [&str; 4] = ["data", "key-size", "int-size", "int-order"];
-
-/// The task that was given, if one was.
-pub fn server_task(args: &Args) -> Result<Option<Task>, String> {
-    let Some((name, task)) = TASKS.iter().find(|(name, _)| args.has(name)) else {
-        return Ok(None);
+/// Performs a task, on a directory that no server is using. A check changes nothing, not
+/// even the time of a file.
+fn perform(task: &str, data: &Path, settings: &Settings) -> store::Result<ExitCode> {
+    let directory = match task {
+        "check" => Directory::read_only(data),
+        _ => Directory::new(data),
     };
-    let is_allowed = |long| long == *name || BESIDE_TASKS.contains(&long);
-    match SERVER.iter().find(|spec| args.has(spec.long) && !is_allowed(spec.long)) {
-        Some(other) => Err(format!("--{} makes no sense with --{name}", other.long)),
-        None => Ok(Some(*task)),
+    // Checked before the lock: no file is made where there are none of ours.
+    if numbers(&directory)?.is_empty() {
+        let why = "there is no data file in it; choose another --data";
+        return Err(store::Error::Open(why.into()));
     }
+    if task == "compact" {
+        // In `every-second` no space is preallocated, which would be left behind; what is
+        // moved is synced all the same.
+        let (settings, sync) = (*settings, SyncMode::EverySecond);
+        let options = store::Options { settings, sync, ..store::Options::default() };
+        let (store, torn) = Store::open(data, &options, unix_now())?;
+        torn.iter().for_each(|torn| warn(&format!("server: {torn}")));
+        let before = store.figures().log_bytes;
+        store.compact(&unix_now)?;
+        let (after, items) = (store.figures().log_bytes, store.figures().items);
+        print(&format!("{before} bytes before, {after} now, with {items} items"));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let _owner = directory.lock()?;
+    if task == "check" {
+        let survey = survey(&directory, settings, unix_now(), |_| Ok(()))?;
+        print(&survey.to_string());
+        return Ok(ExitCode::from(u8::from(!survey.is_sound())));
+    }
+    let disk: Arc<dyn Disk> = Arc::new(directory);
+    let repaired = repair(&disk, settings)?.map(|repaired| repaired.to_string());
+    print(repaired.as_deref().unwrap_or("there is nothing to repair"));
+    Ok(ExitCode::SUCCESS)
 }
 
-/// The options of a server.
-pub fn server_options(args: &Args) -> Result<server::Options, String> {
-    args.no_words()?;
-    let mut options = server::Options::default();
-    if let Some(listen) = args.text_or_env("listen", "SERVER_HOST") {
-        options.listen = listen;
-    }
-    options.port = args.port(0)?.unwrap_or(options.port);
-    options.unix_socket = args.text("unix-socket").map(Into::into);
-    if let Some(data) = args.text("data") {
-        options.data = data.into();
-    }
-    let settings = &mut options.store.settings;
-    settings.key_size = args.number("key-size", 1..=u16::MAX)?;
-    settings.int_size = args.number("int-size", 1..=8)?;
-    settings.int_order = args.choice("int-order", INT_ORDERS)?;
-    let modes = [("always", SyncMode::Always), ("every-second", SyncMode::EverySecond)];
-    options.store.sync = args.choice("sync", modes)?.unwrap_or(options.store.sync);
-    // The server reads the sizes of raw from its data.
-    options.dialect = args.dialect(Format::default())?;
-    options.auth_file = args.text("auth-file").map(Into::into);
-    options.insecure = args.has("insecure");
-    if let Some(text) = args.text("max-item-size") {
-        options.store.max_item_size = size("max-item-size", text)?;
-    }
-    options.threads = args.number("threads", 1..=1024)?.unwrap_or(options.threads);
-    options.conn_limit =
-        args.number("conn-limit", 1..=1_000_000)?.unwrap_or(options.conn_limit);
-    options.backlog = args.number("backlog", 0..=1_000_000)?.unwrap_or(0);
-    // 0 switches these off.
-    let on = |time: &Duration| !time.is_zero();
-    options.idle_timeout = args.seconds("idle-timeout")?.filter(on);
-    options.idle_exit = args.seconds("idle-exit")?.filter(on);
-    if let Some(timeout) = args.seconds("request-timeout")? {
-        options.request_timeout = Some(timeout).filter(on);
-    }
-    options.verbosity = args.verbosity;
-    Ok(options)
+/// `client`: exits with what [`Outcome`](client::shell::Outcome) says.
+pub fn client(words: impl IntoIterator<Item = OsString>) -> ExitCode {
+    program("client", CLIENT, words, |args| {
+        let mut shell = shell(&args)?;
+        let mut words: Vec<_> =
+            args.words.into_iter().map(OsString::into_vec).collect();
+        if let [name, _, .., value] = &mut words[..]
+            && command(name).is_some_and(|it| it.takes.ends_with("VALUE"))
+            && value == b"-"
+        {
+            value.clear();
+            let failed =
+                |error| Failure::Failed(format!("can't read a value: {error}"));
+            io::stdin().read_to_end(value).map_err(failed)?;
+        }
+        let outcome = match words.is_empty() {
+            true => shell.run_lines(io::stdin().lock()),
+            false => shell.run(&words),
+        };
+        Ok(ExitCode::from(outcome as u8))
+    })
 }
 
-/// The options of a client.
-pub fn client_options(args: &Args) -> Result<client::Options, String> {
+/// The client program as its options describe it.
+fn shell(args: &Args) -> Result<Shell<io::Stdout, io::Stderr>, Failure> {
     let mut options = client::Options::default();
-    let host = args.text_or_env("host", "SERVER_HOST");
-    let port = args.port(1)?.unwrap_or(11211);
-    options.address = format!("{}:{port}", host.as_deref().unwrap_or("127.0.0.1"));
-    options.timeout = args.seconds("timeout")?.unwrap_or(options.timeout);
-    options.retry = args.seconds("retry")?.unwrap_or(options.retry);
+    let host = args.text_or_env("host", "SERVER_HOST", "127.0.0.1");
+    options.address = match args.socket() {
+        Some(path) => path,
+        None => format!("{host}:{}", args.port(1)?),
+    };
+    options.timeout = args.seconds("timeout", options.timeout)?;
+    options.retry = args.seconds("retry", options.retry)?;
     if options.timeout.is_zero() {
-        return Err("--timeout takes more than 0 seconds".into());
+        return Err(Failure::Usage("--timeout takes more than 0 seconds".into()));
     }
     options.key_size = args.number("key-size", 1..=65535)?.unwrap_or(options.key_size);
-    let format = Format::default();
-    options.dialect = args.dialect(Format {
-        int_size: args.number("int-size", 1..=8)?.unwrap_or(format.int_size),
-        int_order: args.choice("int-order", INT_ORDERS)?.unwrap_or(format.int_order),
-        ..format
-    })?;
-    Ok(options)
-}
-
-/// The options of a driver.
-pub fn driver_options(args: &Args) -> Result<driver::Options, String> {
-    Ok(driver::Options {
-        seed: args.number("seed", 0..=u64::MAX)?.unwrap_or_else(Random::seed),
-        clients: args.number("clients", 1..=100_000)?.unwrap_or(10),
-        against: address(args, "against")?,
+    let int_size = args.number("int-size", 1..=8)?;
+    let int_order = args.choice("int-order", &IntOrder::NAMES)?;
+    let format =
+        Settings { key_size: None, int_size, int_order }.over(Format::default());
+    let dialect = args.choice("dialect", &Dialect::names(format))?;
+    options.dialect = dialect.unwrap_or(options.dialect);
+    options.login = args.text("auth-file").map(login).transpose()?;
+    let quote = args.has("quote");
+    Ok(Shell {
+        options,
+        flags: args.number("flags", 0..=u32::MAX)?.unwrap_or(0),
+        exptime: args.number("exptime", i64::MIN..=i64::MAX)?.unwrap_or(0),
+        quote,
+        timed: args.has("verbose"),
+        // A program that reads quoted replies would take a prompt for one.
+        prompt: args.words.is_empty() && !quote && io::stdin().is_terminal(),
+        terminal: io::stdout().is_terminal(),
+        out: io::stdout(),
+        err: io::stderr(),
+        client: None,
     })
 }
 
-fn address(args: &Args, name: &str) -> Result<Option<String>, String> {
-    let Some(address) = args.text(name) else { return Ok(None) };
-    let port = address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
-    port.ok_or_else(|| format!("--{name} takes HOST:PORT, not {address}"))?;
-    Ok(Some(address.to_owned()))
-}
-
-/// The threads of a server that is measured, as many as the generator's.
-const BENCH_THREADS: usize = 2;
-
-/// The longest key and value that are measured, in bytes.
-const MAX_BENCH_KEY: usize = 250;
-const MAX_BENCH_VALUE: usize = 1 << 20;
-
-/// The options of a benchmark.
-pub fn bench_options(args: &Args) -> Result<bench::Options, String> {
-    let (against, redis) = (address(args, "against")?, address(args, "redis")?);
-    let is_sweep = !["conns", "set", "pipeline", "reconnect", "redis", "crowd"]
-        .iter()
-        .any(|name| args.has(name));
-    let connections = match args.text("conns") {
-        None => (1..=8).map(|step| step * 50).collect(),
-        Some(list) => list
-            .split(',')
-            .map(|text| in_range("conns", text, 1..=100_000))
-            .collect::<Result<_, _>>()?,
-    };
-    let sets =
-        args.number("set", 0.0..=1.0)?.map_or(vec![1.0, 0.0, 0.5], |set| vec![set]);
-    // Of sets with noreply alone, nobody would know when they are done.
-    let noreply = args.number("noreply", 0.0..=0.9)?;
-    let pipeline = args.number("pipeline", 1..=10_000)?.unwrap_or(1);
-    let reconnect = args.has("reconnect");
-    if reconnect && (pipeline > 1 || noreply.is_some_and(|share| share > 0.0)) {
-        return Err(
-            "--reconnect is for single requests, each with a reply: leave out \
-                    --pipeline and --noreply"
-                .into(),
-        );
+/// The first login of a file, which has to be what the server would accept as one: private,
+/// and a login in each line.
+fn login(path: &str) -> Result<Vec<u8>, String> {
+    Credentials::read(path.as_ref())?;
+    let text = fs::read(path).map_err(|error| format!("can't read {path}: {error}"))?;
+    let line = text.split(|&byte| byte == b'\n').next().unwrap_or_default();
+    let mut login = line.strip_suffix(b"\r").unwrap_or(line).to_vec();
+    if let Some(colon) = login.iter_mut().find(|byte| **byte == b':') {
+        *colon = b' ';
     }
-    if redis.is_some() && (reconnect || noreply.is_some_and(|share| share > 0.0)) {
-        return Err("Redis has no noreply and no quit that is answered as ours is: \
-                    leave out --noreply and --reconnect"
-            .into());
-    }
-    let key_size = args.number("key", 1..=MAX_BENCH_KEY)?.unwrap_or(10);
-    let keys = args.number("keys", 1..=10_000_000)?.unwrap_or(10_000);
-    if keys > 10_usize.saturating_pow(key_size as u32) {
-        return Err(format!("--keys {keys} are too many for --key {key_size}"));
-    }
-    let echo = args.has("echo");
-    let crowd = args.number("crowd", 1..=10_000)?.unwrap_or(0);
-    if crowd > 0 && (echo || redis.is_some()) {
-        // The others would not know what it wants.
-        return Err(
-            "--crowd is for servers that speak memcached's protocol: leave out \
-                    --echo"
-                .into(),
-        );
-    }
-    let pairs = if against.is_some() || redis.is_some() || echo { 5 } else { 1 };
-    let pairs = args.number("pairs", 1..=1000)?.unwrap_or(pairs);
-    let time = Duration::from_secs_f64(if pairs > 1 { 0.5 } else { 2.0 });
-    let time = args.seconds("seconds")?.unwrap_or(time);
-    if time.is_zero() {
-        return Err("--seconds takes more than 0 seconds".into());
-    }
-    let threads = BENCH_THREADS.to_string();
-    let words = ["--sync", "every-second", "--threads", &threads].map(OsString::from);
-    let server: Vec<OsString> =
-        words.into_iter().chain(args.words.iter().cloned()).collect();
-    let Parsed::Run(parsed) = parse("server", "server", SERVER, server.clone())? else {
-        return Err("what stands behind -- are options of the server to be run".into());
-    };
-    Ok(bench::Options {
-        connections,
-        sets,
-        noreply: noreply.unwrap_or(if is_sweep { 0.5 } else { 0.0 }),
-        pipeline,
-        key_size,
-        value_size: args.number("value", 0..=MAX_BENCH_VALUE)?.unwrap_or(50),
-        keys,
-        time,
-        pairs,
-        // The same load each time, unless another is asked for.
-        seed: args.number("seed", 0..=u64::MAX)?.unwrap_or(1),
-        against,
-        redis,
-        echo,
-        reconnect,
-        crowd,
-        server,
-        threads: server_options(&parsed)?.threads,
-    })
-}
-
-/// The items and the number of threads of an echo server.
-pub fn echo_options(args: &Args) -> Result<(bench::items::Items, usize), String> {
-    args.no_words()?;
-    let key = args.number("key", 1..=MAX_BENCH_KEY)?.unwrap_or(10);
-    let value = args.number("value", 0..=MAX_BENCH_VALUE)?.unwrap_or(50);
-    let threads = args.number("threads", 1..=1024)?.unwrap_or(BENCH_THREADS);
-    // One key will do: all requests are as long as its.
-    Ok((bench::items::Items::new(1, key, value), threads))
+    Ok(login)
 }
 
 #[cfg(test)]
@@ -592,62 +483,88 @@ mod tests {
 
     fn args(line: &str) -> Result<Args, String> {
         let words = line.split_whitespace().map(OsString::from);
-        match parse("server", "server", SERVER, words)? {
-            Parsed::Run(args) => Ok(args),
-            Parsed::Print(text) => Err(text),
-        }
-    }
-
-    fn options(line: &str) -> Result<server::Options, String> {
-        server_options(&args(line)?)
+        Args::parse("server", SERVER, words)
     }
 
     #[test]
     fn all_forms_of_an_option_are_the_same() {
-        for line in ["--port 7", "--port=7", "-p 7", "-p7"] {
-            assert_eq!(options(line).unwrap().port, 7, "{line}");
+        for line in
+            ["--port 7", "--port=7", "-p 7", "-p7", "-v -p7", "-vp7", "-p 6 -p 7"]
+        {
+            assert_eq!(args(line).unwrap().port(0), Ok(7), "{line}");
         }
         for line in ["-vv", "-v -v", "--verbose --verbose"] {
-            assert_eq!(options(line).unwrap().verbosity, 2, "{line}");
+            assert_eq!(args(line).unwrap().count("verbose"), 2, "{line}");
+        }
+    }
+
+    #[test]
+    fn options_end_at_the_first_word_that_is_not_one() {
+        for (line, words) in
+            [("-v a -v", "a -v"), ("-- -v", "-v"), ("- -v", "- -v"), ("-v --", "")]
+        {
+            let expected: Vec<_> =
+                words.split_whitespace().map(OsString::from).collect();
+            assert_eq!(args(line).unwrap().words, expected, "{line}");
         }
     }
 
     #[test]
     fn sizes_have_units() {
-        let size = |line| options(line).unwrap().store.max_item_size;
-        assert_eq!(size("-I 2048"), 2048);
-        assert_eq!(size("-I 2k"), 2048);
-        assert_eq!(size("-I 5M"), 5 << 20);
-        assert_eq!(size("-I 1g"), 1 << 30);
-    }
-
-    #[test]
-    fn what_is_wrong_is_said_with_what_would_be_right() {
-        for (line, error) in [
-            ("--prot 7", "unknown option --prot; see server --help"),
-            ("-p", "--port needs a value: NUM"),
-            ("-p 65536", "--port takes a number from 0 to 65535, not 65536"),
-            ("-p x", "--port takes a number from 0 to 65535, not x"),
-            ("--key-size 0", "--key-size takes a number from 1 to 65535, not 0"),
-            ("--int-size 9", "--int-size takes a number from 1 to 8, not 9"),
-            ("--int-order up", "--int-order is big or little, not up"),
-            ("--sync no", "--sync is always or every-second, not no"),
-            ("-I 2g", "--max-item-size takes a size from 1k to 1g, not 2g"),
-            ("-I é", "--max-item-size takes a size from 1k to 1g, not é"),
-            ("--help=7 x", ""),
-            ("extra", "extra is no option; see server --help"),
-        ] {
-            if !error.is_empty() {
-                assert_eq!(options(line).unwrap_err(), error, "{line}");
-            }
+        let size = |line| args(line).unwrap().size("max-item-size", 1..=1 << 30, 7);
+        assert_eq!(size(""), Ok(7));
+        assert_eq!(size("-I 2048"), Ok(2048));
+        assert_eq!(size("-I 2k"), Ok(2048));
+        assert_eq!(size("-I 5M"), Ok(5 << 20));
+        assert_eq!(size("-I 1g"), Ok(1 << 30));
+        for wrong in ["2g", "k", "", "1kk", "1 k", "x", "é", "99999999999999999999g"] {
+            let given = Args {
+                given: vec![("max-item-size", wrong.into())],
+                ..args("").unwrap()
+            };
+            let said = given.size("max-item-size", 1..=1 << 30, 7).unwrap_err();
+            assert!(said.ends_with(&format!("from 1k to 1g, not {wrong}")), "{said}");
         }
     }
 
     #[test]
-    fn the_help_names_every_option() {
-        let help = args("--help").unwrap_err();
-        for spec in SERVER {
-            assert!(help.contains(&format!("--{} {}", spec.long, spec.value)));
+    fn what_is_wrong_is_reported_with_what_would_be_right() {
+        for (line, error) in [
+            ("--prot 7", "unknown option --prot; see server --help"),
+            ("-vq", "unknown option -vq; see server --help"),
+            ("-p", "--port needs a value: NUM"),
+            ("--check=7", "--check takes no value"),
+        ] {
+            assert_eq!(args(line).unwrap_err(), error, "{line}");
+        }
+        let given = args("-p x --sync no extra").unwrap();
+        let error = "--port takes a number from 0 to 65535, not x";
+        assert_eq!(given.port(0).unwrap_err(), error);
+        let error = "--sync takes always or never, not no";
+        let choices = [("always", 1), ("never", 2)];
+        assert_eq!(given.choice("sync", &choices).unwrap_err(), error);
+        assert_eq!(
+            given.no_words().unwrap_err(),
+            "unexpected argument extra; see server --help"
+        );
+    }
+
+    #[test]
+    fn every_option_of_a_help_is_understood() {
+        for help in [SERVER, CLIENT] {
+            let lines = help.lines().filter(|line| line.trim_start().starts_with('-'));
+            assert_eq!(lines.count(), specs(help).count());
+            for Spec { short, long, value } in specs(help) {
+                let word = OsString::from(format!("--{long}"));
+                let words =
+                    [word].into_iter().chain((!value.is_empty()).then(|| "1".into()));
+                let args = Args::parse("program", help, words).unwrap();
+                assert_eq!(
+                    args.text(long),
+                    Some(if value.is_empty() { "" } else { "1" })
+                );
+                assert!(short.is_none_or(char::is_alphabetic));
+            }
         }
     }
 }

@@ -1,22 +1,24 @@
 //! The few system calls that the standard library lacks: waiting for many sockets at
-//! once, what the kernel queues for one, the limits on open files and on their size, the
-//! mask of file modes, and the CPU time used. The only unsafe code.
+//! once, what the kernel queues for one, and the limits on open files and on their size.
+//! The only unsafe code.
 //!
 //! [`Poller`] is one interface over two calls. `epoll` (Linux) keeps the set of
-//! sockets in the kernel, and a wait costs what is ready. `poll` (every Unix) hands
-//! the whole set over at each wait, and costs what there is; it is what other systems
-//! run, and on Linux the tests run both. Both are level-triggered: a socket is
-//! reported as long as it is ready, so whoever leaves bytes unread hears of it again.
+//! sockets in the kernel, and a wait costs what is ready. `poll` (every Unix) passes
+//! the whole set at each wait, and costs what there is; other systems use it, and on
+//! Linux the tests run both. Both are level-triggered: a socket is reported as long as
+//! it is ready, so bytes that are left unread are reported again.
 //!
-//! Left out: `kqueue`, which would make macOS and the BSDs as quick as Linux with
-//! thousands of connections, for one more implementation to keep.
+//! Left out: `kqueue`, which would make macOS and the BSDs as fast as Linux with
+//! thousands of connections, for one more implementation to maintain.
 #![allow(unsafe_code)]
 
-use crate::lock;
-use std::ffi::{c_int, c_long};
+use std::ffi::c_int;
+use std::fs::{self, Permissions};
 use std::io::{self, Result};
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
-use std::sync::Mutex;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// What a socket is watched for. An error or a hang-up is reported in any case.
@@ -29,26 +31,25 @@ pub enum Interest {
 }
 
 /// A set of sockets, and the wait for one of them to become ready.
-pub trait Poller: Sized + Send + 'static {
-    /// An empty set.
-    fn new() -> Result<Self>;
+pub trait Poller: Send {
     /// Watches `fd`, which is reported as `token`. Its owner removes it before it is
     /// closed.
-    fn add(&mut self, fd: BorrowedFd, token: usize, for_: Interest) -> Result<()>;
+    fn add(&mut self, fd: BorrowedFd, token: usize, interest: Interest) -> Result<()>;
     /// Watches `fd` no longer.
     fn remove(&mut self, fd: BorrowedFd) -> Result<()>;
-    /// Waits until something is ready, at most `timeout`, and puts the tokens of what
-    /// is into `ready`. None after the timeout, or when a signal came.
+    /// Waits until something is ready, at most `timeout`, and replaces the content of
+    /// `ready` by its tokens: none after the timeout, or when a signal came.
     fn wait(&mut self, ready: &mut Vec<usize>, timeout: Option<Duration>)
     -> Result<()>;
 }
 
-/// The best poller that this system has.
-#[cfg(target_os = "linux")]
-pub type Best = Epoll;
-/// The best poller that this system has.
-#[cfg(not(target_os = "linux"))]
-pub type Best = Poll;
+/// A new poller, of the best kind that this system has.
+pub fn poller() -> Result<Box<dyn Poller>> {
+    #[cfg(target_os = "linux")]
+    return Ok(Box::new(Epoll::new()?));
+    #[cfg(not(target_os = "linux"))]
+    return Ok(Box::new(Poll::default()));
+}
 
 /// In milliseconds, rounded up so that a deadline has passed when the wait is over.
 fn milliseconds(timeout: Option<Duration>) -> c_int {
@@ -84,8 +85,7 @@ mod epoll {
     const EPOLLIN: u32 = 1;
     const EPOLLOUT: u32 = 4;
 
-    /// Events taken from the kernel at one wait; what else is ready comes with the
-    /// next.
+    /// Events taken from the kernel per wait; what else is ready comes with the next.
     const BATCH: usize = 512;
 
     // The kernel packs it on x86-64 alone.
@@ -115,17 +115,23 @@ mod epoll {
     }
 
     impl Epoll {
+        /// An empty set.
+        pub fn new() -> Result<Epoll> {
+            // SAFETY: the call takes no memory of ours; the descriptor is new, and
+            // nobody else's.
+            let fd =
+                unsafe { OwnedFd::from_raw_fd(check(epoll_create1(EPOLL_CLOEXEC))?) };
+            Ok(Epoll { fd, events: vec![Event { events: 0, data: 0 }; BATCH] })
+        }
+
         fn control(
             &self,
             op: c_int,
             fd: BorrowedFd,
             token: usize,
-            for_: Interest,
+            interest: Interest,
         ) -> Result<()> {
-            let events = match for_ {
-                Interest::Read => EPOLLIN,
-                Interest::Write => EPOLLOUT,
-            };
+            let events = if interest == Interest::Read { EPOLLIN } else { EPOLLOUT };
             let mut event = Event { events, data: token as u64 };
             // SAFETY: both descriptors are open, and the kernel copies the event.
             check(unsafe {
@@ -136,16 +142,8 @@ mod epoll {
     }
 
     impl Poller for Epoll {
-        fn new() -> Result<Epoll> {
-            // SAFETY: the call takes no memory of ours; the descriptor is new, and
-            // nobody else's.
-            let fd =
-                unsafe { OwnedFd::from_raw_fd(check(epoll_create1(EPOLL_CLOEXEC))?) };
-            Ok(Epoll { fd, events: vec![Event { events: 0, data: 0 }; BATCH] })
-        }
-
-        fn add(&mut self, fd: BorrowedFd, token: usize, for_: Interest) -> Result<()> {
-            self.control(EPOLL_CTL_ADD, fd, token, for_)
+        fn add(&mut self, fd: BorrowedFd, token: usize, it: Interest) -> Result<()> {
+            self.control(EPOLL_CTL_ADD, fd, token, it)
         }
 
         fn remove(&mut self, fd: BorrowedFd) -> Result<()> {
@@ -157,17 +155,13 @@ mod epoll {
             ready: &mut Vec<usize>,
             timeout: Option<Duration>,
         ) -> Result<()> {
-            ready.clear();
+            let (events, max) = (self.events.as_mut_ptr(), BATCH as c_int);
             // SAFETY: `events` has room for BATCH events, of which the kernel fills as
             // many as it returns.
             let count = check_wait(unsafe {
-                epoll_wait(
-                    self.fd.as_raw_fd(),
-                    self.events.as_mut_ptr(),
-                    BATCH as c_int,
-                    milliseconds(timeout),
-                )
+                epoll_wait(self.fd.as_raw_fd(), events, max, milliseconds(timeout))
             })?;
+            ready.clear();
             ready.extend(self.events[..count].iter().map(|event| event.data as usize));
             Ok(())
         }
@@ -191,41 +185,25 @@ type PollCount = std::ffi::c_uint;
 #[cfg(not(target_os = "macos"))]
 type PollCount = std::ffi::c_ulong;
 
-/// The set is ours, and handed to the kernel at each wait.
+/// The set is ours, and passed to the kernel at each wait.
+#[derive(Default)]
 pub struct Poll {
     fds: Vec<PollFd>,
     /// The token of the descriptor at the same place in `fds`.
     tokens: Vec<usize>,
 }
 
-impl Poll {
-    fn place(&self, fd: RawFd) -> Result<usize> {
-        let place = self.fds.iter().position(|poll_fd| poll_fd.fd == fd);
-        place.ok_or_else(|| io::ErrorKind::NotFound.into())
-    }
-}
-
-fn poll_fd(fd: BorrowedFd, for_: Interest) -> PollFd {
-    let events = match for_ {
-        Interest::Read => POLLIN,
-        Interest::Write => POLLOUT,
-    };
-    PollFd { fd: fd.as_raw_fd(), events, revents: 0 }
-}
-
 impl Poller for Poll {
-    fn new() -> Result<Poll> {
-        Ok(Poll { fds: Vec::new(), tokens: Vec::new() })
-    }
-
-    fn add(&mut self, fd: BorrowedFd, token: usize, for_: Interest) -> Result<()> {
-        self.fds.push(poll_fd(fd, for_));
+    fn add(&mut self, fd: BorrowedFd, token: usize, interest: Interest) -> Result<()> {
+        let events = if interest == Interest::Read { POLLIN } else { POLLOUT };
+        self.fds.push(PollFd { fd: fd.as_raw_fd(), events, revents: 0 });
         self.tokens.push(token);
         Ok(())
     }
 
     fn remove(&mut self, fd: BorrowedFd) -> Result<()> {
-        let place = self.place(fd.as_raw_fd())?;
+        let place = self.fds.iter().position(|watched| watched.fd == fd.as_raw_fd());
+        let place = place.ok_or(io::ErrorKind::NotFound)?;
         self.fds.swap_remove(place);
         self.tokens.swap_remove(place);
         Ok(())
@@ -263,43 +241,16 @@ struct Limit {
     max: u64,
 }
 
-#[cfg(target_os = "macos")]
-type Microseconds = i32;
-#[cfg(not(target_os = "macos"))]
-type Microseconds = c_long;
-
-#[cfg(any(target_os = "macos", target_os = "freebsd"))]
-type Mode = u16;
-#[cfg(not(any(target_os = "macos", target_os = "freebsd")))]
-type Mode = u32;
-
-#[repr(C)]
-#[derive(Default)]
-struct TimeValue {
-    seconds: c_long,
-    microseconds: Microseconds,
-}
-
-#[repr(C)]
-#[derive(Default)]
-struct Usage {
-    user: TimeValue,
-    system: TimeValue,
-    _rest: [c_long; 14],
-}
-
 unsafe extern "C" {
     fn poll(fds: *mut PollFd, count: PollCount, timeout: c_int) -> c_int;
     fn listen(fd: c_int, backlog: c_int) -> c_int;
     fn getrlimit(resource: c_int, limit: *mut Limit) -> c_int;
     fn setrlimit(resource: c_int, limit: *const Limit) -> c_int;
-    fn umask(mask: Mode) -> Mode;
-    fn getrusage(who: c_int, usage: *mut Usage) -> c_int;
     fn signal(number: c_int, handler: usize) -> usize;
 }
 
-/// What a process is sent that makes a file longer than it may be: the same number on
-/// the BSDs and on all of Linux but two processors of the past.
+/// The signal to a process that extends a file beyond its limit: the same number on the
+/// BSDs and on Linux for all processors of today.
 const SIGXFSZ: c_int = 25;
 const SIG_IGN: usize = 1;
 
@@ -322,33 +273,18 @@ pub fn raise_descriptor_limit(wanted: u64) -> std::result::Result<(), u64> {
     Err(limit.max)
 }
 
-/// Has a write beyond the file-size limit (`ulimit -f`) fail, as on a full disk. The
-/// signal that comes with it would end the process; the standard library lets it.
+/// Makes a write beyond the file-size limit (`ulimit -f`) fail as on a full disk. The
+/// signal that comes with it would end the process.
 pub fn outlive_file_size_limit() {
     // SAFETY: the signal is ignored, so no code of ours runs when it comes.
     unsafe { signal(SIGXFSZ, SIG_IGN) };
 }
 
 /// Lets `waiting` connections queue in the kernel until they are accepted. The
-/// standard library asks for 128, fewer than may knock at the same moment.
+/// standard library asks for 128, fewer than may connect at the same moment.
 pub fn deepen_queue(listener: BorrowedFd, waiting: i32) -> Result<()> {
     // SAFETY: the descriptor is open; the call takes no memory.
     check(unsafe { listen(listener.as_raw_fd(), waiting) }).map(|_| ())
-}
-
-/// Has `make` make something in the file system on which nobody but its owner has any
-/// rights, from its first moment. The mask is the whole process's: what another thread
-/// makes meanwhile may get fewer rights than it asks for.
-pub fn make_private<T>(make: impl FnOnce() -> T) -> T {
-    // One at a time: else the one would put back what the other has set.
-    static MASK: Mutex<()> = Mutex::new(());
-    let _held = lock(&MASK);
-    // SAFETY: the call takes no memory, and can't fail.
-    let before = unsafe { umask(0o077) };
-    let made = make();
-    // SAFETY: as above.
-    unsafe { umask(before) };
-    made
 }
 
 /// Lets at most about `bytes` wait in the kernel until they can be sent, on every
@@ -380,17 +316,42 @@ pub fn limit_unsent(_: BorrowedFd, _: c_int) -> Result<()> {
     Ok(())
 }
 
-/// The CPU time that this process has used, as user and as system.
-pub fn cpu_time() -> (Duration, Duration) {
-    let mut usage = Usage::default();
-    // SAFETY: the call fills the struct that it is given, of the layout it expects.
-    // 0 asks for the whole process. It can't fail with these arguments.
-    unsafe { getrusage(0, &mut usage) };
-    let duration = |time: &TimeValue| {
-        let micros = time.seconds as u64 * 1_000_000 + time.microseconds as u64;
-        Duration::from_micros(micros)
-    };
-    (duration(&usage.user), duration(&usage.system))
+/// Listens at a path, in the place of a socket whose server is gone. Nobody but the
+/// socket's owner can connect to it, from its first moment.
+pub fn bind_private(path: &Path) -> Result<UnixListener> {
+    let is_socket = fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket());
+    let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
+    if is_socket && UnixStream::connect(path).is_err_and(refused) {
+        fs::remove_file(path)?;
+    }
+    // Made where nobody else can reach it, and restricted before it has its name.
+    let private = path.with_extension(format!("{}", std::process::id()));
+    fs::DirBuilder::new().mode(0o700).create(&private)?;
+    let bound = UnixListener::bind(private.join("s")).and_then(|listener| {
+        fs::set_permissions(private.join("s"), Permissions::from_mode(0o600))?;
+        // Unlike a rename, this fails where the name is taken.
+        fs::hard_link(private.join("s"), path)?;
+        Ok(listener)
+    });
+    let _ = fs::remove_dir_all(&private);
+    bound
+}
+
+/// Whether a read or write found nothing to do, or was ended by a signal.
+pub fn is_transient(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}
+
+/// The CPU time that this process has used, as user and as system, in seconds: what `stats`
+/// shows as `rusage_user` and `rusage_system`. 0 where the system does not have Linux's
+/// file of it, which counts hundredths.
+pub fn cpu_seconds() -> (f64, f64) {
+    let text = fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // The name in parentheses may have spaces in it.
+    let fields = text.rsplit(") ").next().unwrap_or_default().split(' ');
+    let mut ticks = fields.skip(11).map(|field| field.parse().unwrap_or(0.0));
+    let mut seconds = || ticks.next().unwrap_or(0.0) / 100.0;
+    (seconds(), seconds())
 }
 
 /// The time, in Unix seconds. A clock before 1970 counts as 1970.
@@ -405,8 +366,7 @@ mod tests {
     use std::os::fd::AsFd;
     use std::os::unix::net::UnixStream;
 
-    fn reports_what_is_ready<P: Poller>() {
-        let mut poller = P::new().unwrap();
+    fn reports_what_is_ready(mut poller: impl Poller) {
         let mut ready = Vec::new();
         let (mut near, mut far) = UnixStream::pair().unwrap();
         let (other, _other_end) = UnixStream::pair().unwrap();
@@ -443,12 +403,12 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[test]
     fn epoll_reports_what_is_ready() {
-        reports_what_is_ready::<Epoll>();
+        reports_what_is_ready(Epoll::new().unwrap());
     }
 
     #[test]
     fn poll_reports_what_is_ready() {
-        reports_what_is_ready::<Poll>();
+        reports_what_is_ready(Poll::default());
     }
 
     #[test]
@@ -464,14 +424,5 @@ mod tests {
     fn an_impossible_descriptor_limit_says_what_is_possible() {
         assert_eq!(raise_descriptor_limit(1), Ok(()));
         assert!(raise_descriptor_limit(u64::MAX / 2).is_err());
-    }
-
-    #[test]
-    fn cpu_time_grows() {
-        let before = cpu_time();
-        let mut sum = 0u64;
-        while cpu_time().0 + cpu_time().1 <= before.0 + before.1 {
-            sum = std::hint::black_box(sum + 1);
-        }
     }
 }

@@ -1,207 +1,145 @@
-//! The server: how its parts, the pool in `pool.rs` and the workers in `worker.rs`, go
-//! together, and the threads they run on.
+//! The server: who listens, who serves, and the threads they run on.
 //!
 //! ```text
-//!             queue of each worker           one tick of a worker
+//!             mailbox of each worker         one tick of a worker
 //! listener ---> worker 0: poller  --.   wait -> receive and execute, each connection
 //!         \--> worker 1: poller  --|-->       -> commit once for all of them
 //!          \-> ...                 /           -> flush, each connection
 //! ```
 //!
-//! The listener takes connections and hands them to the workers in turn; each stays
+//! The listener accepts connections and gives them to the workers in turn; each stays
 //! with its worker. A worker waits for the first of its connections to become ready
 //! and does what can be done for all that are, then commits once: one write and one
 //! sync serve every connection of the tick (group commit). It never waits for a
-//! client; for the disk, only where all of its connections do: otherwise the thread in
-//! `syncer.rs` waits, and the connections whose replies depend on it are *parked*.
+//! client; for the disk, only where nobody else is ready: otherwise the syncer waits, and
+//! the connections whose replies depend on it are *parked*.
 //!
-//! - W1: no reply of a tick leaves before the tick's commit (with V1).
+//! | part | what it owns |
+//! |---|---|
+//! | [`options`] | how a server is set up |
+//! | `listener`, `shared` | where connections come from; where they wait; what is shared |
+//! | `worker` | a thread, its poller and its connections: the tick |
+//! | `connection` | bytes in, requests, bytes out |
+//! | `service`, `stats` | what each request does; what is counted |
+//! | `sync`, [`login`] | the thread that waits for the disk; who may use the server |
+//!
+//! - W1: a tick has one commit, made or requested before any of its replies leaves; none
+//!   leaves before what it depends on is safe (V1).
 //! - W2: a panic in a request costs that connection and nobody else; under a lock it
 //!   ends the process, which is safe.
-//! - W3: a connection that closes makes its place free, for one that waits.
-//! - W4: running out of descriptors costs the newcomer and nobody else.
-//! - W5: a parked connection is not read from, and is gone on with after the first round
-//!   of the syncer that can decide about its replies.
+//! - W3: a connection that closes frees its place for one that waits.
+//! - W4: running out of descriptors delays new connections, and nobody else.
+//! - W5: a parked connection is not read from, and continues after the first commit of the
+//!   syncer that can decide about its replies.
 //!
 //! There is no shutdown: what was acknowledged is safe at any moment, so a kill will
 //! do. Left out: moving connections between workers, so one worker can be busier than
 //! another when few clients do most of the work.
 
-use crate::auth::Credentials;
-use crate::complain;
-use crate::connection;
-use crate::dialect::Dialect;
-use crate::listener::Listener;
-pub use crate::listener::{Options, StartError};
-use crate::log::SyncMode;
-pub use crate::os::unix_now;
-use crate::os::{self, Poller};
-use crate::pool::{Desk, Pool};
-use crate::protocol::Limits;
-use crate::say;
-use crate::service::Service;
-use crate::stats::Counters;
-use crate::store::Store;
-use crate::worker::{self, ROUND, Worker};
-use std::fs;
+pub mod connection;
+mod listener;
+pub mod login;
+pub mod options;
+pub mod service;
+pub mod shared;
+mod stats;
+mod sync;
+mod worker;
+
+pub use crate::server::options::Options;
+
+use crate::os::{Poller, unix_now};
+use crate::protocol::dialect::Dialect;
+use crate::server::listener::Listener;
+use crate::server::login::Credentials;
+use crate::server::shared::{Mailbox, Shared};
+use crate::server::worker::Worker;
+use crate::store::{Store, SyncMode};
+use crate::{Failure, print, warn};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// A server that has its address and its data, and serves nobody yet.
 pub struct Server {
     listener: Listener,
     options: Options,
-    service: Arc<Service>,
+    credentials: Option<Credentials>,
+    store: Store,
 }
 
 impl Server {
-    /// Takes the address first, then opens the data directory: what can't listen
-    /// touches nothing.
-    pub fn bind(options: Options) -> Result<Server, StartError> {
+    /// Takes the address first, then opens the data directory: what can't listen touches
+    /// nothing. A socket of the file system comes last, since it may replace a stale one:
+    /// of two servers started on the same directory, only the one that has it may do that.
+    pub fn bind(options: Options) -> Result<Server, Failure> {
         let credentials = credentials(&options)?;
-        let listener = Listener::bind(&options)?;
+        let is_port = options.unix_socket.is_none();
+        let listener = is_port.then(|| Listener::bind(&options)).transpose()?;
         let opened = Store::open(&options.data, &options.store, unix_now());
         let (store, torn) = opened.map_err(|error| {
-            // A socket's name in the file system outlives the socket.
-            if let Some(path) = &options.unix_socket {
-                let _ = fs::remove_file(path);
-            }
             let data = options.data.display();
-            StartError::Failed(format!("can't use the data directory {data}: {error}"))
+            Failure::Failed(format!("can't use the data directory {data}: {error}"))
         })?;
         if let Some(torn) = torn {
-            complain(&format!("server: {torn}"));
+            warn(&format!("server: {torn}"));
         }
-        Ok(Server::new(options, credentials, listener, store))
+        let listener = listener.map_or_else(|| Listener::bind(&options), Ok)?;
+        Ok(Server { listener, options, credentials, store })
     }
 
     /// A server over a store that is open already.
-    pub fn with_store(options: Options, store: Store) -> Result<Server, StartError> {
+    pub fn with_store(options: Options, store: Store) -> Result<Server, Failure> {
         let credentials = credentials(&options)?;
         let listener = Listener::bind(&options)?;
-        Ok(Server::new(options, credentials, listener, store))
-    }
-
-    fn new(
-        options: Options,
-        credentials: Option<Credentials>,
-        listener: Listener,
-        store: Store,
-    ) -> Server {
-        // Raw sizes are as wide as those in the file, which may be older than the
-        // options.
-        let dialect = match options.dialect {
-            Dialect::Raw(_) => Dialect::Raw(store.format()),
-            other => other,
-        };
-        let limits = Limits {
-            key_size: store.key_size(),
-            max_value: store.max_value(),
-            max_item_size: options.store.max_item_size,
-        };
-        let service = Arc::new(Service {
-            credentials,
-            dialect,
-            limits,
-            verbosity: options.verbosity,
-            settings: settings(&options, &listener, &limits, &store),
-            store,
-            conn_limit: options.conn_limit,
-            counters: (0..options.threads).map(|_| Counters::default()).collect(),
-            connections: AtomicU64::new(0),
-            accepted: AtomicU64::new(0),
-            rejected: AtomicU64::new(0),
-            started: Instant::now(),
-        });
-        Server { listener, options, service }
+        Ok(Server { listener, options, credentials, store })
     }
 
     /// Where it listens: `127.0.0.1:11211`, or the path of its socket.
-    pub fn address(&self) -> String {
-        self.listener.address()
+    pub fn address(&self) -> &str {
+        &self.listener.address
     }
 
-    /// Serves, until `--idle-exit` ends it.
-    pub fn run(self) -> io::Result<()> {
-        self.run_with::<os::Best>()
-    }
-
-    /// The same, with a poller of the caller's choice.
-    pub fn run_with<P: Poller>(self) -> io::Result<()> {
-        let Server { listener, options, service } = self;
-        let (pool, wakers) = Pool::new(service, options)?;
-        let pool = Arc::new(pool);
-        for (number, waker) in wakers.into_iter().enumerate() {
-            let worker = Worker::<P>::new(pool.clone(), number, waker)?;
-            spawn(format!("worker-{number}"), move || worker.run())?;
+    /// Serves, until `--idle-exit` ends it. As a rule, the pollers are
+    /// [`os::poller`](crate::os::poller)'s.
+    pub fn run(self, poller: fn() -> io::Result<Box<dyn Poller>>) -> io::Result<()> {
+        let Server { listener, mut options, credentials, store } = self;
+        options.port = listener.port;
+        let (shared, sockets) = Shared::new(options, credentials, store)?;
+        let shared = Arc::new(shared);
+        for (number, socket) in sockets.into_iter().enumerate() {
+            let (shared, poller) = (shared.clone(), poller()?);
+            let run = move || Worker::run(shared, number, socket, poller);
+            spawn(format!("worker-{number}"), run)?;
         }
-        if pool.service.store.sync_mode() == SyncMode::Always {
-            let pool = pool.clone();
+        let it = shared.clone();
+        if it.store.sync_mode() == SyncMode::Always {
             spawn("syncer".into(), move || {
-                let store = &pool.service.store;
-                let commit = |position| store.commit_to(position, unix_now());
-                pool.syncer.run(commit, || pool.desks.iter().for_each(Desk::wake))
+                let commit = |position| it.store.commit(position, unix_now());
+                it.syncer.run(commit, || it.mailboxes.iter().for_each(Mailbox::wake))
             })?;
         }
-        let service = pool.service.clone();
-        spawn("janitor".into(), move || janitor(&service.store))?;
-        let timeout = pool.listen::<P>(&listener)?;
-        say(&format!("SERVER: Timeout reached at {} seconds", timeout.as_secs_f64()));
-        say(&format!("Server: Detached from {}", listener.address()));
+        let it = shared.clone();
+        spawn("maintenance".into(), move || maintain(&it))?;
+        listener.run(&shared, poller()?)?;
+        let idle_exit = shared.options.idle_exit.as_secs_f64();
+        print(&format!("SERVER: Timeout reached at {idle_exit} seconds"));
+        print(&format!("Server: Detached from {}", listener.address));
         Ok(())
     }
 }
 
-/// Who may come in, if not everybody.
-fn credentials(options: &Options) -> Result<Option<Credentials>, StartError> {
+/// The logins that are accepted; `None` serves everybody.
+fn credentials(options: &Options) -> Result<Option<Credentials>, Failure> {
     let Some(path) = &options.auth_file else { return Ok(None) };
     if options.dialect != Dialect::Memcached {
-        return Err(StartError::Usage(
-            "--auth-file goes with --dialect memcached alone: the others have no words \
-             for a login"
-                .into(),
-        ));
+        let why = "--auth-file goes with --dialect memcached alone: the others have no \
+                   words for a login";
+        return Err(Failure::Usage(why.into()));
     }
-    Credentials::read(path).map(Some).map_err(StartError::Failed)
-}
-
-/// What `stats settings` tells.
-fn settings(
-    options: &Options,
-    listener: &Listener,
-    limits: &Limits,
-    store: &Store,
-) -> Vec<(&'static str, String)> {
-    let Options { threads, conn_limit, .. } = *options;
-    let buffers = connection::bytes_max(limits, store.longest_value());
-    let memory = conn_limit * buffers
-        + threads * worker::bytes_max(buffers, conn_limit)
-        + store.bytes_max(threads);
-    let seconds =
-        |time: Option<Duration>| time.map_or(0.0, |t| t.as_secs_f64()).to_string();
-    let auth_file = options.auth_file.as_ref().map(|path| path.display().to_string());
-    vec![
-        ("maxbytes", "0".into()),
-        ("maxconns", options.conn_limit.to_string()),
-        ("tcpport", listener.port().to_string()),
-        ("udpport", "0".into()),
-        ("verbosity", options.verbosity.to_string()),
-        ("num_threads", options.threads.to_string()),
-        ("cas_enabled", "yes".into()),
-        ("item_size_max", options.store.max_item_size.to_string()),
-        ("tcp_backlog", options.backlog.to_string()),
-        ("idle_timeout", seconds(options.idle_timeout)),
-        ("request_timeout", seconds(options.request_timeout)),
-        ("auth_enabled_ascii", auth_file.unwrap_or("no".into())),
-        // V2, and what everything takes up together, without the index.
-        ("connection_bytes_max", buffers.to_string()),
-        ("memory_bytes_max", memory.to_string()),
-        ("data", options.data.display().to_string()),
-    ]
+    Credentials::read(path).map(Some).map_err(Failure::Failed)
 }
 
 /// Starts a thread without which the server is of no use: if it ends, so does the
@@ -212,29 +150,30 @@ fn spawn(
 ) -> io::Result<()> {
     let thread = thread::Builder::new().name(name.clone());
     thread.spawn(move || {
-        let result = catch_unwind(AssertUnwindSafe(run));
-        complain(&match result {
-            Ok(Ok(())) => format!("server: {name} has ended"),
-            Ok(Err(error)) => format!("server: {name}: {error}"),
-            Err(_) => format!("server: {name} panicked"),
-        });
+        // A panic has said why.
+        let ended = catch_unwind(AssertUnwindSafe(run)).unwrap_or(Ok(()));
+        let why = ended.err().map_or(String::new(), |error| format!(": {error}"));
+        warn(&format!("server: {name} has ended{why}"));
         std::process::abort();
     })?;
     Ok(())
 }
 
-/// Looks after the store, each second and when it is called. An error is said once,
-/// and not again before something else happened.
-fn janitor(store: &Store) -> io::Result<()> {
-    let mut said = None;
+/// Maintains the store each second, and looks ten times as often whether compaction is
+/// due: clients can write some hundred MiB in a second. An error is printed once, and not
+/// again before something else happened.
+fn maintain(shared: &Shared) -> io::Result<()> {
+    let mut printed = None;
     loop {
-        store.wait_for_call(ROUND);
-        let error = store.tend(&unix_now).err();
-        if let Some(error) = &error
-            && said.as_ref() != Some(error)
-        {
-            complain(&format!("server: {error}"));
+        let error = shared.store.maintain(&unix_now).err();
+        if error != printed {
+            error.iter().for_each(|error| warn(&format!("server: {error}")));
         }
-        said = error;
+        printed = error;
+        for _ in 0..10 {
+            thread::sleep(Duration::from_millis(100));
+            // If it fails, so does the next maintenance.
+            let _ = shared.store.compact_if_due(&unix_now);
+        }
     }
 }

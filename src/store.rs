@@ -1,49 +1,58 @@
-//! The store: an index in memory over a log on disk.
+//! The store: what each command means, on items that outlive the process.
 //!
-//! Values live in the log; the index knows for each key where. What each command
-//! means is in `commands.rs`; here is what they are made of, and what holds for all. A
-//! command that reads and then writes (add, incr, touch ...) holds its shard's lock
-//! throughout; a plain get holds it for one look-up and reads the file without it.
+//! This room has no sockets and no protocol. A [`Store`] is opened on a directory and
+//! serves any number of threads, each with a [`Session`] of its own: [`Store::get`] reads,
+//! [`Store::execute`] changes one item, [`Store::commit`] makes what was done as safe as
+//! the [`SyncMode`] promises. Nothing may be told to anybody before it.
 //!
-//! Every operation takes a [`Session`]: it brings the time, so nothing here looks at
-//! a clock, and takes back the highest log position that the answer *depends on*:
+//! | part | what it owns |
+//! |---|---|
+//! | [`crc`], [`record`] | the checksum; bytes <-> file header and record |
+//! | [`disk`] | the few file operations, behind a trait that tests can implement |
+//! | [`log`] | the data files: append, commit, read |
+//! | `index`, `recent` | where each key's record stands; records that were read recently |
+//! | `items` | the two together, and the one way to change an item: `update` |
+//! | `walk`, `compact` | reading a file in order; live records move, the old file goes |
+//! | [`survey`] | what stands in the files: what a start decides by, and a check reports |
+//! | `recover`, [`repair`] | how a start continues from it; a new file of what can be read |
+//! | [`error`] | what can go wrong |
 //!
-//! - S1: a write depends on its own record.
-//! - S2: a hit depends on the record it shows.
-//! - S3: a miss depends on the latest removal (delete, flush, expiry) in its shard,
-//!   since the removal is what it shows.
-//!
-//! The caller commits that position before it tells anyone. So a reply never shows
-//! what a crash could take back, not even when another connection wrote it.
-//!
-//! - S4: a command that fails has changed nothing: the index follows the log, never
-//!   leads it. (A *commit* that fails leaves what was appended where it is. It may
-//!   become safe later, and nobody was told.)
-//! - S5: a flush that is due is written before anything else is looked at.
-//!
-//! Left out: eviction. memcached forgets when memory is full; here the disk says no,
-//! and the client is told. The index must fit in memory.
+//! Left out: a limit on how much is stored. memcached evicts items when memory is full;
+//! here the disk is full, and the client is told. The index must fit in memory.
 
-pub use crate::commands::{Counted, Item, Stored, expiry};
-use crate::compact;
-use crate::disk::{Directory, Disk, OwnerLock};
-use crate::index::{Entry, Filling, Index, Shard};
-use crate::lock;
-use crate::log::{self, Generation, Log, LogError, Result, SyncMode};
-use crate::recent::{self, Recent};
-use crate::record::{Draft, Format, Record};
-use crate::replay::{self, OpenError, Settings, Torn};
-use std::ops::Range;
+mod compact;
+pub mod crc;
+pub mod disk;
+pub mod error;
+mod index;
+mod items;
+pub mod log;
+mod recent;
+pub mod record;
+mod recover;
+pub mod repair;
+pub mod survey;
+mod walk;
+
+pub use crate::store::error::{Error, Result};
+pub use crate::store::items::Session;
+pub use crate::store::log::SyncMode;
+pub use crate::store::record::Record;
+pub use crate::store::survey::Settings;
+
+use crate::store::compact::Compaction;
+use crate::store::disk::{Directory, Disk, OwnerLock};
+use crate::store::items::{Change, Counts, Items};
+use crate::store::record::Format;
+use crate::store::recover::recover;
 use std::path::Path;
-use std::sync::atomic::{
-    AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
-};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 /// How a store is opened.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// The sizes asked for.
+    /// The sizes requested.
     pub settings: Settings,
     /// What a commit waits for.
     pub sync: SyncMode,
@@ -53,85 +62,117 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Options {
-        Options {
-            settings: Settings::default(),
-            sync: SyncMode::default(),
-            max_item_size: 1 << 20,
-        }
+        let (settings, sync) = (Settings::default(), SyncMode::default());
+        Options { settings, sync, max_item_size: 1 << 20 }
     }
 }
 
-/// A caller's side of the store: one for each thread.
-#[derive(Default)]
-pub struct Session {
-    /// The time, in Unix seconds.
-    pub now: u64,
-    /// Answers given since this was last 0 hold once the log is committed up to here.
-    pub depends_on: u64,
-    /// Bytes of records read and appended since this was last 0: what the requests
-    /// have cost, which is not to be seen from their length.
-    pub moved: u64,
-    /// The log has outrun compaction since this was last false: see
-    /// [`Store::wait_for_room`].
-    pub crowded: bool,
-    /// The records that were read last; so a get allocates nothing.
-    pub(crate) recent: Recent,
-    pub(crate) draft: Draft,
+/// What an item may have at most, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// The longest key.
+    pub key_size: usize,
+    /// The largest value.
+    pub max_value: usize,
+    /// The most that a key and its value may have together.
+    pub max_item_size: usize,
 }
 
-impl Session {
-    /// A session at `now`, in Unix seconds.
-    pub fn at(now: u64) -> Session {
-        Session { now, ..Session::default() }
-    }
-
-    pub(crate) fn depend(&mut self, position: u64) {
-        self.depends_on = self.depends_on.max(position);
+impl Limits {
+    /// Whether a value of this length is more than this key can have.
+    pub fn is_too_large(&self, key: &[u8], len: usize) -> bool {
+        len > self.max_value || key.len() + len > self.max_item_size
     }
 }
 
-/// See the module's page.
+/// What can be done to an item: memcached's commands of these names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Verb {
+    /// Store a value, whatever is there.
+    #[default]
+    Set,
+    /// Store it if nothing is there.
+    Add,
+    /// Store it if something is there.
+    Replace,
+    /// Append it to what is there. Flags and expiry stay.
+    Append,
+    /// Prepend it to what is there. Flags and expiry stay.
+    Prepend,
+    /// Store it if the item's unique is still `number`. 0 never is.
+    Cas,
+    /// Remove the item.
+    Delete,
+    /// Add `number` to a decimal number, modulo 2^64.
+    Incr,
+    /// Subtract `number` from a decimal number, stopping at 0.
+    Decr,
+    /// Give the item a new expiry. Its unique stays.
+    Touch,
+}
+
+/// A change of one item: what a client requests, and what the store executes. A verb looks
+/// only at what it needs, beside the key: a verb that stores at `value`, `flags` and
+/// `exptime`; append and prepend at `value`; cas also at `number`, and incr and decr at that
+/// alone; touch at `exptime`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Update<'a> {
+    /// What is done.
+    pub verb: Verb,
+    /// To which item. 1 to [`Limits::key_size`] bytes.
+    pub key: &'a [u8],
+    /// 32 bits of the client's.
+    pub flags: u32,
+    /// As on the wire, see [`expiry`].
+    pub exptime: i64,
+    /// The unique of a cas, the delta of an incr or decr.
+    pub number: u64,
+    /// Not too large: see [`Limits::is_too_large`].
+    pub value: &'a [u8],
+}
+
+/// What became of an [`Update`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The value is stored.
+    Stored,
+    /// It is not: the verb's condition did not hold.
+    NotStored,
+    /// The item has changed since its unique was read.
+    Exists,
+    /// There is no such item.
+    NotFound,
+    /// The item is removed.
+    Deleted,
+    /// The item has its new expiry.
+    Touched,
+    /// The new number.
+    Number(u64),
+    /// The value is not a decimal number of 64 bits.
+    NotNumeric,
+}
+
+/// See the top of this file.
 pub struct Store {
-    pub(crate) log: Log,
-    pub(crate) index: Index,
-    /// When the pending flush is due, in Unix seconds; 0 if none is pending. Changed
-    /// only while all shards are locked.
-    flush_due: AtomicU64,
-    /// When the log's end passes this position, the janitor is called; u64::MAX once
-    /// it has been.
-    pub(crate) call_at: AtomicU64,
-    /// When the log's end passes this position, compaction is outrun, and who writes
-    /// has to wait for it.
-    pub(crate) full_at: AtomicU64,
-    /// Where the janitor waits; true when it has been called.
-    pub(crate) janitor_call: (Mutex<bool>, Condvar),
-    /// Where writers wait: how often there was room again.
-    pub(crate) room: (Mutex<u64>, Condvar),
-    /// What compaction could not read; it does not run again.
-    pub(crate) compaction_stopped: OnceLock<LogError>,
-    /// The longest value that was found at the start: it may have been stored when
-    /// larger ones were allowed.
-    found_value: usize,
-    total_items: AtomicU64,
-    damaged_reads: AtomicU64,
-    expired_lookups: AtomicU64,
-    pub(crate) max_item_size: usize,
+    items: Items,
+    compaction: Compaction,
+    limits: Limits,
     /// The directory is ours as long as this lives.
     _owner: Option<OwnerLock>,
 }
 
 /// Figures of the store for `stats`.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Figures {
-    /// Keys in the index, expired ones that nobody met yet among them.
+    /// Keys in the index, among them expired ones that are not removed yet.
     pub items: u64,
     /// Length of the records that hold them, in bytes.
     pub live_bytes: u64,
-    /// Values stored since the start, by touches as well.
+    /// Values stored since the start or the last reset, by touches as well.
     pub total_items: u64,
     /// Reads that met a damaged record.
     pub damaged_reads: u64,
-    /// Look-ups that met an expired item.
+    /// Look-ups that met an expired item, since the start or the last reset.
     pub expired_lookups: u64,
     /// Data files.
     pub generations: u64,
@@ -141,312 +182,253 @@ pub struct Figures {
     pub log_end: u64,
     /// The position up to which everything is safe from a power cut.
     pub log_synced: u64,
+    /// Why compaction does not run any more, if it doesn't.
+    pub compaction_stopped: Option<Error>,
 }
 
 impl Store {
     /// Opens the data directory at `path`, or makes it. `now` is in Unix seconds.
-    /// Where it is not ours to open, nothing in it is created or changed.
+    /// Where it can't be opened as it is, no data file is created or changed. Also returns
+    /// a line about a torn end, if one was cut off.
     pub fn open(
         path: &Path,
         options: &Options,
         now: u64,
-    ) -> std::result::Result<(Store, Option<Torn>), OpenError> {
+    ) -> Result<(Store, Option<String>)> {
+        if path.exists() {
+            // Looked at first, read-only: in a directory that is not ours, or has other
+            // sizes, not even a lock file is made. A bad header may be anybody's.
+            let directory = Directory::read_only(path);
+            let _owner = directory.lock()?;
+            let (files, _) = survey::open_files(&directory, &options.settings)?;
+            if files.iter().any(|file| file.bad_header.is_some()) {
+                let found =
+                    survey::survey(&directory, &options.settings, now, |_| Ok(()));
+                found?.require_sound()?;
+            }
+        }
         let directory = Directory::new(path);
-        replay::examine(&directory, &options.settings)?;
         directory.create()?;
-        let owner = directory.lock()?.map_err(OpenError::Locked)?;
-        let (mut store, torn) = Store::on_disk(Box::new(directory), options, now)?;
+        let owner = directory.lock()?;
+        let (mut store, torn) = Store::on_disk(Arc::new(directory), options, now)?;
         store._owner = Some(owner);
         Ok((store, torn))
     }
 
     /// Opens a store on a disk that nobody else uses.
     pub fn on_disk(
-        disk: Box<dyn Disk>,
+        disk: Arc<dyn Disk>,
         options: &Options,
         now: u64,
-    ) -> std::result::Result<(Store, Option<Torn>), OpenError> {
-        let index = Index::new();
-        let mut filling = Filling::new(&index, now);
-        let mut found_value = 0;
-        let each = |position, record: &Record| {
-            found_value = found_value.max(record.value.len());
-            filling.add(position, record);
+    ) -> Result<(Store, Option<String>)> {
+        let Options { settings, sync, max_item_size } = options;
+        let (log, index, torn) = recover(disk, settings, *sync, now)?;
+        let items = Items { log, index, counts: Counts::default() };
+        let format = items.log.format;
+        let max_value = usize::try_from(format.max_value()).unwrap_or(usize::MAX);
+        let limits = Limits {
+            key_size: format.key_size.into(),
+            max_value: max_value.min(*max_item_size),
+            max_item_size: *max_item_size,
         };
-        let (log, torn) = replay::open(disk, &options.settings, options.sync, each)?;
-        let flush_due = filling.flush_due;
-        drop(filling);
-        let store = Store {
-            log,
-            index,
-            flush_due: AtomicU64::new(flush_due),
-            call_at: AtomicU64::new(0),
-            full_at: AtomicU64::new(u64::MAX),
-            janitor_call: (Mutex::new(false), Condvar::new()),
-            room: (Mutex::new(0), Condvar::new()),
-            compaction_stopped: OnceLock::new(),
-            found_value,
-            total_items: AtomicU64::new(0),
-            damaged_reads: AtomicU64::new(0),
-            expired_lookups: AtomicU64::new(0),
-            max_item_size: options.max_item_size,
-            _owner: None,
-        };
-        Ok((store, torn))
+        let compaction = Compaction::default();
+        Ok((Store { items, compaction, limits, _owner: None }, torn))
     }
 
-    /// Makes everything that the session's answers depend on as safe as the sync
-    /// mode promises. Nothing may be said of them before.
-    pub fn commit(&self, session: &Session) -> Result<()> {
-        self.commit_to(session.depends_on, session.now)
+    /// The item under `key`, read into the session.
+    pub fn get<'s>(
+        &self,
+        session: &'s mut Session,
+        key: &[u8],
+    ) -> Result<Option<Record<'s>>> {
+        self.items.get(session, key)
     }
 
-    /// The same, for everything before `position`.
-    pub(crate) fn commit_to(&self, position: u64, now: u64) -> Result<()> {
-        self.log.commit(position, now)
+    /// The item under `key`, which gets a new expiry, given as on the wire.
+    pub fn get_and_touch<'s>(
+        &self,
+        session: &'s mut Session,
+        key: &[u8],
+        exptime: i64,
+    ) -> Result<Option<Record<'s>>> {
+        let exptime = expiry(exptime, session.now);
+        let found = self.items.update(session, key, |found| {
+            // Read first: an item that can't be shown is not touched.
+            found.item()?;
+            let entry = found.entry;
+            Ok((entry.map_or(Change::Keep, |_| Change::Touch(exptime)), entry))
+        })?;
+        // It is still in the session.
+        found.map(|entry| self.items.loaded(entry, session)).transpose()
     }
 
-    /// What a commit waits for.
-    pub(crate) fn sync_mode(&self) -> SyncMode {
-        self.log.mode()
+    /// Changes one item: what each verb means.
+    pub fn execute(&self, session: &mut Session, update: &Update) -> Result<Answer> {
+        let Update { verb, key, flags, number, value, .. } = *update;
+        let exptime = expiry(update.exptime, session.now);
+        let new = Record { flags, exptime, key, value, ..Record::default() };
+        if verb == Verb::Set {
+            return self.items.set(session, new).map(|()| Answer::Stored);
+        }
+        let keep = |answer| Ok((Change::Keep, answer));
+        let put = || Ok((Change::Put(new), Answer::Stored));
+        // Outlives the closure, whose change borrows it.
+        let digits = &mut Vec::new();
+        self.items.update(session, key, move |found| match verb {
+            Verb::Add if found.entry.is_some() => keep(Answer::NotStored),
+            Verb::Replace if found.entry.is_none() => keep(Answer::NotStored),
+            Verb::Set | Verb::Add | Verb::Replace => put(),
+            Verb::Delete | Verb::Touch if found.entry.is_none() => {
+                keep(Answer::NotFound)
+            }
+            Verb::Delete => Ok((Change::Remove, Answer::Deleted)),
+            Verb::Touch => Ok((Change::Touch(exptime), Answer::Touched)),
+            Verb::Append | Verb::Prepend => {
+                let Some(old) = found.item()? else { return keep(Answer::NotStored) };
+                if self.limits.is_too_large(key, old.value.len() + value.len()) {
+                    return keep(Answer::NotStored);
+                }
+                let is_append = verb == Verb::Append;
+                let change = if is_append { Change::Append } else { Change::Prepend };
+                Ok((change(value), Answer::Stored))
+            }
+            Verb::Cas => match found.item()? {
+                None => keep(Answer::NotFound),
+                Some(old) if old.cas != number => keep(Answer::Exists),
+                Some(_) => put(),
+            },
+            Verb::Incr | Verb::Decr => {
+                let Some(old) = found.item()? else { return keep(Answer::NotFound) };
+                let Some(before) = decimal(old.value) else {
+                    return keep(Answer::NotNumeric);
+                };
+                let after = match verb {
+                    Verb::Incr => before.wrapping_add(number),
+                    _ => before.saturating_sub(number),
+                };
+                // A shorter number is padded with spaces on the right, as in memcached.
+                let (flags, exptime) = (old.flags, old.exptime);
+                *digits = after.to_string().into_bytes();
+                digits.resize(digits.len().max(old.value.len()), b' ');
+                let changed = Record { flags, exptime, value: digits, ..new };
+                Ok((Change::Put(changed), Answer::Number(after)))
+            }
+        })
+    }
+
+    /// Removes every item: at once if `delay` is 0 or less, else when that time has
+    /// come, given as on the wire. A pending flush is replaced.
+    pub fn flush_all(&self, session: &mut Session, delay: i64) -> Result<()> {
+        self.items.flush_if_due(session)?;
+        let due = expiry(delay.max(0), session.now);
+        let due = if due <= session.now { 0 } else { due };
+        self.items.flush(session, |_| Some(due))
+    }
+
+    /// Makes everything before `position` as safe as the sync mode promises: that which
+    /// a session's answers depend on. Nothing may be said of them before.
+    pub fn commit(&self, position: u64, now: u64) -> Result<()> {
+        self.items.log.commit(position, now)
     }
 
     /// Whether everything before `position` is as safe as the sync mode promises.
     pub fn is_committed(&self, position: u64) -> bool {
-        self.log.is_committed(position)
+        self.items.log.is_committed(position)
     }
 
-    /// The longest key, in bytes.
-    pub fn key_size(&self) -> usize {
-        usize::from(self.log.format().key_size)
+    /// What a commit waits for.
+    pub fn sync_mode(&self) -> SyncMode {
+        self.items.log.mode
     }
 
     /// How wide the fields of the data files are.
     pub fn format(&self) -> Format {
-        *self.log.format()
+        self.items.log.format
     }
 
-    /// The largest value that any key can have, in bytes.
-    pub fn max_value(&self) -> usize {
-        let by_format = self.log.format().max_value();
-        usize::try_from(by_format).unwrap_or(usize::MAX).min(self.max_item_size)
+    /// What an item may have at most.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
     }
 
-    /// The longest value that there is or may be, in bytes.
-    pub(crate) fn longest_value(&self) -> usize {
-        self.max_value().max(self.found_value)
+    /// What is to be done each second: what a full disk refused is tried again, what is
+    /// written is synced, files that have gone are noticed (L5), expired items are
+    /// removed, and compaction runs if it is due. `clock` gives Unix seconds.
+    pub fn maintain(&self, clock: &dyn Fn() -> u64) -> Result<()> {
+        let mut session = Session::at(clock());
+        // Files that have gone are synced all the same: they may come back.
+        let synced = self.items.log.sync(session.now);
+        self.items.log.check_files()?;
+        synced?;
+        self.items.flush_if_due(&mut session)?;
+        self.items.remove_expired(session.now);
+        self.compact_if_due(clock)
     }
 
-    /// The most bytes of memory that all this takes up, without the index: sessions,
-    /// of which there are `sessions` beside compaction's, and the log's tail.
-    pub(crate) fn bytes_max(&self, sessions: usize) -> usize {
-        let record = self.log.format().record_len(self.longest_value());
-        // What is drafted, its shorter predecessor while that is moved, and the number
-        // that an incr makes of a value as long.
-        let session = recent::bytes_max(record) + 3 * record;
-        sessions * session + log::bytes_max(record) + compact::bytes_max(record)
+    /// Compacts if there is enough garbage, as [`Store::maintain`] does.
+    pub fn compact_if_due(&self, clock: &dyn Fn() -> u64) -> Result<()> {
+        self.compaction.run_if_due(&self.items, clock)
     }
 
-    /// S5. Two that find the flush due do it once.
-    pub(crate) fn flush_if_due(&self, session: &mut Session) -> Result<()> {
-        let is_due = |now| (1..=now).contains(&self.flush_due.load(Acquire));
-        if is_due(session.now) {
-            let mut shards = self.index.all();
-            if is_due(session.now) {
-                self.flush(&mut shards, session, 0)?;
-            }
+    /// One compaction, however much garbage there is.
+    pub fn compact(&self, clock: &dyn Fn() -> u64) -> Result<()> {
+        self.items.flush_if_due(&mut Session::at(clock()))?;
+        // One that was interrupted is finished first.
+        if self.items.log.generations().len() > 1 {
+            self.compaction.run(&self.items, clock)?;
         }
-        Ok(())
+        self.compaction.run(&self.items, clock)
     }
 
-    pub(crate) fn flush(
-        &self,
-        shards: &mut [MutexGuard<Shard>],
-        session: &mut Session,
-        due: u64,
-    ) -> Result<()> {
-        session.draft.flush(self.log.format(), due);
-        let place = self.append_draft(session)?;
-        self.flush_due.store(due, Release);
-        if due == 0 {
-            shards.iter_mut().for_each(|shard| shard.clear(place.end));
-        }
-        Ok(())
-    }
-
-    /// Writes a pending flush once more, which changes nothing about it.
-    pub(crate) fn repeat_flush(&self, session: &mut Session) -> Result<()> {
-        let mut shards = self.index.all();
-        match self.flush_due.load(Acquire) {
-            0 => Ok(()),
-            due => self.flush(&mut shards, session, due),
-        }
-    }
-
-    /// Where `key`'s record stands, if it has one that has not expired. Every answer
-    /// that rests on having looked goes through here: S2 and S3.
-    pub(crate) fn find(
-        &self,
-        shard: &Shard,
-        session: &mut Session,
-        key: &[u8],
-    ) -> Option<Entry> {
-        match shard.entries.get(key).copied() {
-            Some(entry) if entry.is_expired(session.now) => {
-                // Its expiry is the removal, and rests on its own record.
-                self.expired_lookups.fetch_add(1, Relaxed);
-                session.depend(self.end_of(entry).max(shard.removed));
-                None
-            }
-            Some(entry) => {
-                session.depend(self.end_of(entry));
-                Some(entry)
-            }
-            None => {
-                session.depend(shard.removed);
-                None
-            }
-        }
-    }
-
-    fn end_of(&self, entry: Entry) -> u64 {
-        entry.position + self.record_len(entry) as u64
-    }
-
-    fn record_len(&self, entry: Entry) -> usize {
-        self.log.format().record_len(entry.size as usize)
-    }
-
-    /// Reads a record's bytes into the session; false if its file is gone.
-    pub(crate) fn load(&self, entry: Entry, session: &mut Session) -> Result<bool> {
-        let len = self.record_len(entry);
-        session.moved += len as u64;
-        let read = |buffer: &mut [u8]| self.log.read(entry.position, buffer);
-        session.recent.load(entry.position, len, read)
-    }
-
-    /// The record that was loaded last.
-    pub(crate) fn decode<'b>(
-        &self,
-        entry: Entry,
-        recent: &'b Recent,
-    ) -> Result<Record<'b>> {
-        let bytes = recent.bytes(entry.position, self.record_len(entry));
-        self.log.decode(bytes, entry.position).inspect_err(|_| {
-            recent.forget(entry.position);
-            self.damaged_reads.fetch_add(1, Relaxed);
-        })
-    }
-
-    /// Reads a record whose shard is locked, so that it can't be moved.
-    pub(crate) fn load_locked(
-        &self,
-        entry: Entry,
-        session: &mut Session,
-    ) -> Result<()> {
-        match self.load(entry, session)? {
-            true => Ok(()),
-            false => Err(LogError::Read("its file is gone".into())),
-        }
-    }
-
-    /// Appends the session's draft of `key`'s new record; S4: first the log, then
-    /// the index.
-    pub(crate) fn write(
-        &self,
-        shard: &mut Shard,
-        session: &mut Session,
-        key: &[u8],
-        size: usize,
-        exptime: u64,
-    ) -> Result<()> {
-        let place = self.append_draft(session)?;
-        let entry = Entry::new(place.start, size, exptime);
-        // One that is born expired was written all the same: it ends what was there.
-        if entry.is_expired(session.now) {
-            shard.remove(key, place.end);
-        } else {
-            shard.insert(key, entry);
-        }
-        self.total_items.fetch_add(1, Relaxed);
-        Ok(())
-    }
-
-    /// Appends the session's draft, on which its answer depends from now on (S1).
-    pub(crate) fn append_draft(&self, session: &mut Session) -> Result<Range<u64>> {
-        let place = self.log.append(&mut session.draft, session.now)?;
-        session.moved += place.end - place.start;
-        session.depend(place.end);
-        session.crowded |= place.end > self.full_at.load(Relaxed);
-        if place.end > self.call_at.load(Relaxed) {
-            self.call_at.store(u64::MAX, Relaxed);
-            *lock(&self.janitor_call.0) = true;
-            self.janitor_call.1.notify_one();
-        }
-        Ok(place)
-    }
-
-    /// Takes some of the expired items out. The log learns nothing by it: at replay
-    /// they are expired as well.
-    pub(crate) fn reap(&self, now: u64) {
-        self.index.reap(now, |entry| self.end_of(entry));
-    }
-
-    /// Begins the next generation; a pending flush goes over first. Returns the old.
-    pub(crate) fn rotate(&self, session: &mut Session) -> Result<Arc<Generation>> {
-        // While one shard is locked, no flush can come or go.
-        let _shard = self.index.hold_off_flushes();
-        let due = self.flush_due.load(Acquire);
-        session.draft.flush(self.log.format(), due);
-        self.log.rotate((due != 0).then_some(&mut session.draft), session.now)
-    }
-
-    /// Appends `record` once more if the index still points at `position`; returns
-    /// where it stands now.
-    pub(crate) fn copy(
-        &self,
-        session: &mut Session,
-        position: u64,
-        record: &Record,
-    ) -> Result<Option<Range<u64>>> {
-        session.draft.copy(self.log.format(), record);
-        let mut shard = self.index.shard(record.key);
-        let found = shard.entries.get(record.key).copied();
-        let Some(entry) = found.filter(|entry| entry.position == position) else {
-            return Ok(None);
-        };
-        if entry.is_expired(session.now) {
-            shard.remove(record.key, self.end_of(entry));
-            return Ok(None);
-        }
-        // C1
-        Ok(Some(self.append_draft(session)?))
-    }
-
-    /// Points the index at a copy, unless the key has changed since.
-    pub(crate) fn redirect(&self, key: &[u8], from: u64, to: u64) {
-        if let Some(entry) = self.index.shard(key).entries.get_mut(key)
-            && entry.position == from
-        {
-            entry.position = to;
-        }
-    }
-
-    /// Figures for `stats` and for deciding about compaction.
+    /// Figures for `stats`.
     pub fn figures(&self) -> Figures {
-        let (items, value_bytes) = self.index.totals();
-        let generations = self.log.generations();
-        let log_end = self.log.end();
+        let Items { log, index, counts } = &self.items;
+        let (generations, log_end) = (log.generations(), log.end());
+        let (items, live_bytes) = index.totals(&log.format);
         Figures {
             items,
-            live_bytes: value_bytes + items * self.log.format().overhead() as u64,
-            total_items: self.total_items.load(Relaxed),
-            damaged_reads: self.damaged_reads.load(Relaxed),
-            expired_lookups: self.expired_lookups.load(Relaxed),
+            live_bytes,
+            total_items: counts.total_items.load(Relaxed),
+            damaged_reads: counts.damaged_reads.load(Relaxed),
+            expired_lookups: counts.expired_lookups.load(Relaxed),
             generations: generations.len() as u64,
             log_bytes: log_end - generations[0].base,
             log_end,
-            log_synced: self.log.synced(),
+            log_synced: log.synced(),
+            compaction_stopped: self.compaction.stopped.get().cloned(),
         }
     }
+
+    /// Begins to count anew, as `stats reset` does.
+    pub fn reset_counts(&self) {
+        self.items.counts.total_items.store(0, Relaxed);
+        self.items.counts.expired_lookups.store(0, Relaxed);
+    }
+}
+
+/// A relative exptime is at most this many seconds; a larger one is a date.
+const RELATIVE_LIMIT: i64 = 60 * 60 * 24 * 30;
+
+/// An exptime of the wire in Unix seconds, 0 for never. On the wire, up to 30 days
+/// count from `now`, more is a date, and what is negative is long past.
+pub fn expiry(exptime: i64, now: u64) -> u64 {
+    match exptime {
+        0 => 0,
+        ..0 => 1,
+        1..=RELATIVE_LIMIT => now + exptime as u64,
+        // A negative number that was written as unsigned 32 bits, as libmemcached does.
+        // memcached takes all from 2^31 on for that; here those are dates up to 2106.
+        4_294_000_000..=4_294_967_295 => 1,
+        date => date as u64,
+    }
+}
+
+/// The number that `value` is: decimal digits, then perhaps spaces.
+fn decimal(value: &[u8]) -> Option<u64> {
+    let digits = value.trim_ascii_end();
+    // `parse` would also accept a plus sign.
+    if !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    std::str::from_utf8(digits).ok()?.parse().ok()
 }

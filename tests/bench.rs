@@ -1,10 +1,24 @@
-//! The benchmark: what it prints and draws, and that it believes no reply. How fast
-//! anything is, no test says.
+//! The example `bench`: what it prints and draws, and that it verifies every reply. How
+//! fast anything is, no test says.
 
 mod common;
 
+// With the tests that are in them: those of an example, `cargo test` does not run.
+#[path = "../examples/bench/chart.rs"]
+#[allow(dead_code)]
+mod chart;
+#[path = "../examples/bench/echo.rs"]
+#[allow(dead_code)]
+mod echo;
+#[path = "../examples/bench/items.rs"]
+#[allow(dead_code)]
+mod items;
+#[path = "../examples/bench/target.rs"]
+#[allow(dead_code)]
+mod target;
+
 use assert_cmd::Command;
-use common::{Server, TempDir};
+use common::{Server, TempDir, example};
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -15,21 +29,9 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-const COLUMNS: [&str; 14] = [
-    "server",
-    "mode",
-    "connections",
-    "pipeline",
-    "ops/s",
-    "p50_us",
-    "p99_us",
-    "p999_us",
-    "cpu_us_per_op",
-    "user",
-    "system",
-    "max_us",
-    "generator_us",
-    "memory_mb",
+const COLUMNS: [&str; 12] = [
+    "server", "mode", "conns", "ops/s", "p50", "p99", "p99.9", "max", "cpu", "user",
+    "gen", "MiB",
 ];
 
 /// What a benchmark has left behind.
@@ -41,15 +43,15 @@ struct Run {
     directory: TempDir,
 }
 
-/// Runs the benchmark, and sees to it that its temporary directory is empty again.
+/// Runs the benchmark, and verifies that its temporary directory is empty again.
 fn bench(args: &str) -> Run {
     let (directory, temporary) = (TempDir::new(), TempDir::new());
-    let mut driver = Command::new(env!("CARGO_BIN_EXE_driver"));
-    driver.arg("--bench").args(args.split_whitespace());
-    driver.current_dir(directory.path()).env("TMPDIR", temporary.path());
-    // Meant for others: the benchmark's server must not hear of it.
-    driver.env("SERVER_HOST", "0.0.0.0").env("SERVER_PORT", "1");
-    let output = driver.timeout(Duration::from_secs(60)).output().expect("it runs");
+    let mut bench = Command::new(example("bench"));
+    bench.args(args.split_whitespace());
+    bench.current_dir(directory.path()).env("TMPDIR", temporary.path());
+    // Meant for others: the benchmark's server must not take them for its own.
+    bench.env("SERVER_HOST", "0.0.0.0").env("SERVER_PORT", "1");
+    let output = bench.timeout(Duration::from_secs(60)).output().expect("it runs");
     let left = fs::read_dir(temporary.path()).expect("directory").count();
     assert_eq!(left, 0, "{args} leaves something in the temporary directory");
     let text = |bytes| String::from_utf8(bytes).expect("text");
@@ -63,10 +65,12 @@ impl Run {
         assert_eq!((self.code, &self.stderr[..]), (Some(0), ""), "{}", self.stdout);
     }
 
-    /// Its rows behind the header, in words.
+    /// Its rows after the header, in words.
     fn rows(&self) -> Vec<Vec<&str>> {
         self.is_good();
-        let mut lines = self.stdout.lines();
+        let too_wide = self.stdout.lines().find(|line| line.len() > 100);
+        assert_eq!(too_wide, None, "lines fit 100 columns");
+        let mut lines = self.stdout.lines().skip_while(|l| !l.starts_with("server "));
         let header = lines.next().expect("a header").split_whitespace();
         assert_eq!(header.collect::<Vec<_>>(), COLUMNS);
         lines
@@ -78,7 +82,7 @@ impl Run {
                     let number: Option<f64> = figure.parse().ok();
                     assert!(*figure == "-" || number >= Some(0.0), "{line}");
                 }
-                let throughput: f64 = row[4].parse().expect("a number");
+                let throughput: f64 = row[3].parse().expect("a number");
                 let is_ratio = row[0].contains('/') || row[1].contains('/');
                 assert!(is_ratio || throughput > 0.0, "{line}");
                 row
@@ -86,12 +90,12 @@ impl Run {
             .collect()
     }
 
-    /// What names its rows: server, mode, connections and pipeline.
+    /// What names its rows: server, mode and connections.
     fn names(&self) -> Vec<String> {
-        self.rows().iter().map(|row| row[..4].join(" ")).collect()
+        self.rows().iter().map(|row| row[..3].join(" ")).collect()
     }
 
-    /// The files that it says to have drawn.
+    /// The files that it claims to have drawn.
     fn charts(&self) -> Vec<PathBuf> {
         let paths = self.stdout.lines().filter_map(|line| line.strip_prefix("Chart: "));
         paths.map(|path| self.directory.path().join(path)).collect()
@@ -117,10 +121,14 @@ fn texts(svg: &str) -> BTreeSet<String> {
 
 #[test]
 fn a_short_benchmark_prints_a_row_for_each_mode_and_draws_charts() {
-    let run = bench("--seconds 0.2 --conns 2 --keys 50");
-    assert_eq!(run.names(), ["ours set 2 1", "ours get 2 1", "ours mixed 2 1"]);
+    let run = bench("--seconds 0.1 --conns 2,4 --keys 50");
+    let mut expected = Vec::new();
+    for mode in ["set", "get", "mixed"] {
+        expected.extend([2, 4].map(|conns| format!("memcached-lite {mode} {conns}")));
+    }
+    assert_eq!(run.names(), expected);
     for row in run.rows() {
-        let latencies = [row[5], row[6], row[7], row[11]];
+        let latencies = [row[4], row[5], row[6], row[7]];
         let latencies =
             latencies.map(|figure| figure.parse::<f64>().expect("a number"));
         assert!(latencies.is_sorted(), "{row:?}");
@@ -131,9 +139,11 @@ fn a_short_benchmark_prints_a_row_for_each_mode_and_draws_charts() {
         let svg = fs::read_to_string(chart).expect("a chart");
         assert!(svg.starts_with("<svg xmlns=\"http://www.w3.org/2000/svg\" "), "{svg}");
         let texts = texts(&svg);
-        for text in ["connections", "set, ours", "get, ours", "mixed, ours"] {
-            assert!(texts.contains(text), "{text}: {svg}");
+        for mode in ["set", "get", "mixed"] {
+            let text = format!("memcached-lite, {mode}");
+            assert!(texts.contains(&text), "{text}: {svg}");
         }
+        assert!(texts.contains("connections"), "{svg}");
     }
 }
 
@@ -142,26 +152,48 @@ fn the_default_is_a_sweep_of_modes_and_connections() {
     let run = bench("--seconds 0.01 --keys 50");
     let mut expected = Vec::new();
     for mode in ["set", "get", "mixed"] {
-        expected.extend((1..=8).map(|n| format!("ours {mode} {} 1", n * 50)));
+        expected.extend((1..=8).map(|n| format!("memcached-lite {mode} {}", n * 50)));
     }
     assert_eq!(run.names(), expected);
 }
 
 #[test]
-fn two_servers_and_an_echo_are_compared_under_every_load() {
+fn the_table_states_what_it_depends_on() {
+    for (args, text) in [
+        ("", "--sync every-second, 2 threads. 5 keys of 10 bytes, values of 50."),
+        ("-- --sync always --threads 3", "--sync always, 3 threads. "),
+        ("--noreply 0.5 --pipeline 4 --seed 9", "Sets with noreply: 0.5. "),
+        ("--pipeline 4", "Requests to a batch: 4. 0.01 s a run, medians of 1. Seed 1."),
+    ] {
+        let run = bench(&format!("--seconds 0.01 --conns 2 --set 1 --keys 5 {args}"));
+        run.is_good();
+        assert!(run.stdout.contains(text), "{args}: {}", run.stdout);
+    }
+}
+
+#[test]
+fn one_number_of_connections_is_no_chart() {
+    let run = bench("--seconds 0.01 --conns 2 --keys 50");
+    run.is_good();
+    assert_eq!(run.charts(), Vec::<PathBuf>::new());
+    assert!(!run.directory.path().join("target").exists());
+}
+
+#[test]
+fn servers_and_an_echo_are_compared_under_every_load() {
     let other = Server::start(&[]);
     let run = bench(&format!(
         "--seconds 0.05 --pairs 2 --conns 1,3 --set 0.5 --noreply 0.5 --pipeline 4 \
          --keys 50 --echo --against {} -- --sync always",
         other.addr
     ));
-    let servers = ["ours", "against", "echo", "ours/against", "ours/echo"];
+    let servers = ["memcached-lite", "memcached", "echo", "/memcached", "/echo"];
     let expected =
-        [1, 3].map(|conns| servers.map(|name| format!("{name} mixed {conns} 4")));
+        [1, 3].map(|conns| servers.map(|name| format!("{name} mixed {conns}")));
     assert_eq!(run.names(), expected.concat());
     for chart in run.charts() {
         let texts = texts(&fs::read_to_string(chart).expect("a chart"));
-        for text in ["mixed, ours", "mixed, against", "mixed, echo"] {
+        for text in ["memcached-lite, mixed", "memcached, mixed", "echo, mixed"] {
             assert!(texts.contains(text), "{text}: {texts:?}");
         }
     }
@@ -171,63 +203,66 @@ fn two_servers_and_an_echo_are_compared_under_every_load() {
 fn a_connection_for_each_request_is_compared_with_kept_ones() {
     let run = bench("--seconds 0.05 --pairs 1 --conns 2 --set 0 --reconnect --echo");
     let expected = [
-        "ours get 2 1",
-        "ours get-reconnect 2 1",
-        "echo get 2 1",
-        "echo get-reconnect 2 1",
-        "ours get/get-reconnect 2 1",
-        "ours/echo get 2 1",
-        "ours/echo get-reconnect 2 1",
-        "echo get/get-reconnect 2 1",
+        "memcached-lite get 2",
+        "memcached-lite get-reconnect 2",
+        "echo get 2",
+        "echo get-reconnect 2",
+        "memcached-lite get/reconnect 2",
+        "/echo get 2",
+        "/echo get-reconnect 2",
+        "echo get/reconnect 2",
     ];
     assert_eq!(run.names(), expected);
 }
 
 #[test]
-fn a_load_amid_a_crowd_is_compared_with_one_in_peace() {
+fn a_load_amid_slow_clients_is_compared_with_one_without() {
     let other = Server::start(&[]);
     let run = bench(&format!(
-        "--seconds 0.2 --pairs 1 --conns 2 --set 0.5 --crowd 20 --against {}",
+        "--seconds 0.2 --pairs 1 --conns 2 --set 0.5 --slow-clients 20 --against {}",
         other.addr
     ));
     let expected = [
-        "ours mixed 2 1",
-        "ours mixed-crowd 2 1",
-        "against mixed 2 1",
-        "against mixed-crowd 2 1",
-        "ours mixed/mixed-crowd 2 1",
-        "ours/against mixed 2 1",
-        "ours/against mixed-crowd 2 1",
-        "against mixed/mixed-crowd 2 1",
+        "memcached-lite mixed 2",
+        "memcached-lite mixed-slow 2",
+        "memcached mixed 2",
+        "memcached mixed-slow 2",
+        "memcached-lite mixed/slow 2",
+        "/memcached mixed 2",
+        "/memcached mixed-slow 2",
+        "memcached mixed/slow 2",
     ];
     assert_eq!(run.names(), expected);
-    // Each that never reads is held a few replies of 100,000 bytes.
+    // For each that does not read, the server holds a few replies of 100,000 bytes.
     if cfg!(target_os = "linux") {
-        let memory = |row: usize| run.rows()[row][13].parse::<f64>().expect("a number");
+        let memory = |row: usize| run.rows()[row][11].parse::<f64>().expect("a number");
         assert!(memory(1) > memory(0) + 2.0, "{}", run.stdout);
     }
 }
 
 #[test]
-fn a_crowd_that_is_sent_away_is_no_result() {
-    let run =
-        bench("--seconds 2.5 --conns 2 --crowd 5 --set 0 -- --request-timeout 0.1");
-    let start = "driver: ours, 127.0.0.1:";
+fn slow_clients_that_are_disconnected_are_no_result() {
+    let run = bench(
+        "--seconds 2.5 --conns 2 --slow-clients 5 --set 0 -- --request-timeout 0.1",
+    );
+    let start = "bench: memcached-lite, 127.0.0.1:";
     assert!(run.stderr.starts_with(start), "{}", run.stderr);
-    assert!(run.stderr.contains(": the crowd did not stay: "), "{}", run.stderr);
+    assert!(
+        run.stderr.contains(": slow clients were disconnected: "),
+        "{}",
+        run.stderr
+    );
     assert_eq!((run.stderr.lines().count(), run.code), (1, Some(1)));
 }
 
 #[test]
 fn values_larger_than_any_buffer_come_through_in_batches() {
     let run = bench(
-        "--seconds 0.05 --pairs 1 --conns 2 --set 0.5 --pipeline 8 --keys 4 \
-         --value 1000000 --echo",
+        "--seconds 0.05 --pairs 1 --conns 2 --set 0.5 --noreply 0.5 --pipeline 8 \
+         --keys 4 --value 1000000 --echo",
     );
-    assert_eq!(
-        run.names(),
-        ["ours mixed 2 8", "echo mixed 2 8", "ours/echo mixed 2 8"]
-    );
+    let expected = ["memcached-lite mixed 2", "echo mixed 2", "/echo mixed 2"];
+    assert_eq!(run.names(), expected);
 }
 
 /// Answers as a Redis does.
@@ -239,7 +274,7 @@ fn answer_as_redis(
     let mut next = || lines.next().unwrap_or(Ok(String::new()));
     loop {
         let line = next()?;
-        // The lengths are not looked at: no key or value here has a line's end in it.
+        // The lengths are ignored: no key or value here has a line end in it.
         let reply = match &line[..] {
             "FLUSHALL" => "+OK\r\n".to_owned(),
             "INFO server" => "$8\r\n# Server\r\n\r\n".to_owned(),
@@ -276,11 +311,11 @@ fn a_redis_is_measured_in_its_own_protocol() {
         "--seconds 0.05 --pairs 2 --conns 2 --set 0.5 --pipeline 4 --keys 50 --redis \
          {address}"
     ));
-    let servers = ["ours", "redis", "ours/redis"];
-    assert_eq!(run.names(), servers.map(|name| format!("{name} mixed 2 4")));
+    let servers = ["memcached-lite", "Redis", "/Redis"];
+    assert_eq!(run.names(), servers.map(|name| format!("{name} mixed 2")));
     let other = Server::start(&[]);
     let run = bench(&format!("--keys 5 --conns 1 --redis {}", other.addr));
-    let why = format!("driver: {}: it is not answered as by Redis\n", other.addr);
+    let why = format!("bench: {} does not answer like Redis\n", other.addr);
     assert_eq!((run.code, run.stderr), (Some(1), why));
 }
 
@@ -334,7 +369,7 @@ fn a_wrong_reply_ends_the_benchmark() {
             "--seconds 0.01 --pairs 1 --conns 2 --set 0 --value 8 --keys 5 --against \
              {address}"
         ));
-        let start = format!("driver: against, {address}: {why}");
+        let start = format!("bench: memcached, {address}: {why}");
         assert!(run.stderr.starts_with(&start), "{}", run.stderr);
         assert_eq!((run.stderr.lines().count(), run.code), (1, Some(1)));
         assert!(run.charts().is_empty(), "{}", run.stdout);
@@ -348,17 +383,17 @@ fn a_server_that_is_not_there_is_named() {
     let address = listener.local_addr().expect("an address");
     drop(listener);
     let run = bench(&format!("--seconds 0.01 --conns 1 --keys 5 --against {address}"));
-    let start = format!("driver: can't connect to {address}: ");
+    let start = format!("bench: can't connect to {address}: ");
     assert!(run.stderr.starts_with(&start), "{}", run.stderr);
     assert_eq!((run.stderr.lines().count(), run.code), (1, Some(1)));
 }
 
 #[test]
-fn options_that_make_no_sense_are_refused_in_one_line() {
+fn options_that_make_no_sense_are_rejected_in_one_line() {
     for (args, why) in [
-        ("--conns 0", "--conns takes a number from 1 to 100000, not 0"),
-        ("--conns 50,x", "--conns takes a number from 1 to 100000, not x"),
-        ("--conns 50,", "--conns takes a number from 1 to 100000, not "),
+        ("--conns 0", "--conns takes numbers from 1 to 50000, not 0"),
+        ("--conns 50,x", "--conns takes numbers from 1 to 50000, not x"),
+        ("--conns 50,", "--conns takes numbers from 1 to 50000, not "),
         ("--set 1.1", "--set takes a number from 0 to 1, not 1.1"),
         ("--set NaN", "--set takes a number from 0 to 1, not NaN"),
         ("--noreply 1", "--noreply takes a number from 0 to 0.9, not 1"),
@@ -371,25 +406,17 @@ fn options_that_make_no_sense_are_refused_in_one_line() {
         ("--pairs 0", "--pairs takes a number from 1 to 1000, not 0"),
         ("--against 11211", "--against takes HOST:PORT, not 11211"),
         ("--redis 6379", "--redis takes HOST:PORT, not 6379"),
-        ("--redis h:1 --noreply 0.5", "Redis has no noreply"),
-        ("--reconnect --pipeline 2", "--reconnect is for single requests, "),
-        ("--reconnect --noreply 0.5", "--reconnect is for single requests, "),
-        ("--crowd 0", "--crowd takes a number from 1 to 10000, not 0"),
-        (
-            "--crowd 5 --redis 127.0.0.1:1",
-            "--crowd is for servers that speak memcached",
-        ),
-        (
-            "--crowd 5 --echo",
-            "--crowd is for servers that speak memcached's protocol: ",
-        ),
-        ("-- --sync no", "--sync is always or every-second, not no"),
+        ("--redis h:1 --noreply 0.5", "--redis takes no --reconnect and no --noreply"),
+        ("--reconnect --pipeline 2", "--reconnect takes no --pipeline and no "),
+        ("--reconnect --noreply 0.5", "--reconnect takes no --pipeline and no "),
+        ("--slow-clients 0", "--slow-clients takes a number from 1 to 10000, not 0"),
+        ("--slow-clients 5 --redis h:1", "--slow-clients takes no --redis and no "),
+        ("--slow-clients 5 --echo", "--slow-clients takes no --redis and no --echo"),
         ("-- --sink", "unknown option --sink; see server --help"),
-        ("-- --help", "what stands behind -- are options of the server"),
-        ("-- always", "always is no option; see server --help"),
+        ("-- always", "unexpected argument always; see server --help"),
     ] {
         let run = bench(args);
-        let start = format!("driver: {why}");
+        let start = format!("bench: {why}");
         assert!(run.stderr.starts_with(&start), "{args}: {}", run.stderr);
         assert_eq!((run.stderr.lines().count(), run.code), (1, Some(2)), "{args}");
         assert_eq!(run.stdout, "", "{args}");
@@ -397,12 +424,29 @@ fn options_that_make_no_sense_are_refused_in_one_line() {
 }
 
 #[test]
+fn a_server_that_does_not_start_is_no_result() {
+    let run = bench("--conns 1 -- --sync no");
+    let expected = "server: --sync takes always or every-second, not no\n\
+                    bench: the server did not start\n";
+    assert_eq!((run.code, &run.stderr[..]), (Some(1), expected));
+}
+
+#[test]
+fn the_help_describes_every_column() {
+    let run = bench("--help");
+    run.is_good();
+    for column in ["ops/s", "p50 to max", "cpu, user", "gen", "MiB"] {
+        assert!(run.stdout.contains(&format!("\n  {column}  ")), "{column}");
+    }
+}
+
+#[test]
 fn nobody_has_to_read_what_it_prints() {
     let (directory, temporary) = (TempDir::new(), TempDir::new());
-    let mut driver = process::Command::new(env!("CARGO_BIN_EXE_driver"));
-    driver.args(["--bench", "--seconds", "0.01", "--conns", "1", "--keys", "5"]);
-    driver.current_dir(directory.path()).env("TMPDIR", temporary.path());
-    let mut child = driver.stdout(Stdio::piped()).spawn().expect("it runs");
+    let mut bench = process::Command::new(example("bench"));
+    bench.args(["--seconds", "0.01", "--conns", "1", "--keys", "5"]);
+    bench.current_dir(directory.path()).env("TMPDIR", temporary.path());
+    let mut child = bench.stdout(Stdio::piped()).spawn().expect("it runs");
     drop(child.stdout.take());
     assert_eq!(child.wait().expect("it ends").code(), Some(0));
 }

@@ -1,5 +1,5 @@
-//! The three programs as one types them: what they print, their exit codes, and that
-//! a mistake is answered with one clear line and changes nothing.
+//! The three programs as a person runs them: what they print, their exit codes, and that
+//! a mistake is reported in one clear line and changes nothing.
 
 mod common;
 
@@ -12,6 +12,7 @@ use std::fs::{self, Permissions};
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
 use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -33,10 +34,10 @@ fn run(name: &str, args: &[&str]) -> Output {
     program(name).args(args).output().expect("it runs")
 }
 
-/// Checks that a program has printed nothing but one line of complaint, and returns
+/// Checks that a program has printed nothing but one line on standard error, and returns
 /// it without its beginning, `server: `.
 #[track_caller]
-fn complaint(name: &str, output: &Output, code: i32) -> String {
+fn failure(name: &str, output: &Output, code: i32) -> String {
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(code), "{stderr}");
     assert_eq!(String::from_utf8_lossy(&output.stdout), "");
@@ -58,14 +59,18 @@ fn ask(server: &Server, args: &[&str]) -> (String, i32) {
 #[test]
 fn help_and_version_go_to_standard_output() {
     for (name, usage) in [
-        ("server", "usage: server [OPTION]..."),
-        ("client", "usage: client [OPTION]... [COMMAND]"),
-        ("driver", "usage: driver "),
+        ("server", "usage: server [OPTION]...\n"),
+        ("client", "usage: client [OPTION]... [COMMAND]\n"),
+        ("driver", "usage: driver --list | "),
     ] {
         for args in [&["--help"][..], &["-h"], &["--help", "--nonsense"]] {
             let output = run(name, args);
             let text = String::from_utf8(output.stdout).expect("text");
-            assert!(text.starts_with(usage), "{text}");
+            // A sentence on what it is, and then how it is used.
+            let (sentence, rest) = text.split_once("\n\n").expect("a paragraph");
+            assert!(sentence.ends_with('.') && !sentence.contains('\n'), "{text}");
+            assert!(rest.starts_with(usage), "{text}");
+            assert!(!text.ends_with("\n\n"), "{text}");
             assert!(text.contains("--help") && text.contains("--version"), "{text}");
             assert!(text.lines().all(|line| line.len() <= 88), "{text}");
             assert_eq!((output.status.code(), &output.stderr[..]), (Some(0), &b""[..]));
@@ -83,14 +88,14 @@ fn help_and_version_go_to_standard_output() {
 }
 
 #[test]
-fn a_command_line_that_makes_no_sense_is_refused_in_one_line() {
+fn a_command_line_that_makes_no_sense_is_rejected_in_one_line() {
     let directory = TempDir::new();
     let data = directory.path().join("data");
     let data = data.to_str().expect("UTF-8");
     for (name, args, why) in [
         ("server", "--prot 7", "unknown option --prot; see server --help"),
         ("server", "-x", "unknown option -x; see server --help"),
-        ("server", "extra", "extra is no option; see server --help"),
+        ("server", "extra", "unexpected argument extra; see server --help"),
         ("server", "--port", "--port needs a value: NUM"),
         ("server", "--port 65536", "--port takes a number from 0 to 65535, not 65536"),
         ("server", "--port -1", "--port takes a number from 0 to 65535, not -1"),
@@ -102,8 +107,8 @@ fn a_command_line_that_makes_no_sense_is_refused_in_one_line() {
         ),
         ("server", "--int-size 0", "--int-size takes a number from 1 to 8, not 0"),
         ("server", "--int-size 9", "--int-size takes a number from 1 to 8, not 9"),
-        ("server", "--int-order middle", "--int-order is big or little, not middle"),
-        ("server", "--sync never", "--sync is always or every-second, not never"),
+        ("server", "--int-order middle", "--int-order takes big or little, not middle"),
+        ("server", "--sync never", "--sync takes always or every-second, not never"),
         ("server", "-I 1023", "--max-item-size takes a size from 1k to 1g, not 1023"),
         ("server", "-I 1025m", "--max-item-size takes a size from 1k to 1g, not 1025m"),
         ("server", "-I 1e3", "--max-item-size takes a size from 1k to 1g, not 1e3"),
@@ -132,11 +137,11 @@ fn a_command_line_that_makes_no_sense_is_refused_in_one_line() {
             "--auth-file goes with --dialect memcached alone",
         ),
         ("server", "-Y", "--auth-file needs a value: FILE"),
-        ("server", "--insecure=yes", "--insecure takes no value: --insecure=yes"),
+        ("server", "--insecure=yes", "--insecure takes no value"),
         (
             "server",
             "--listen nowhere.invalid",
-            "--listen nowhere.invalid is no address",
+            "--listen nowhere.invalid is not an address of this machine",
         ),
         ("server", "--check --port 7", "--port makes no sense with --check"),
         ("server", "--repair --check", "--repair makes no sense with --check"),
@@ -155,20 +160,17 @@ fn a_command_line_that_makes_no_sense_is_refused_in_one_line() {
             "--flags -1 version",
             "--flags takes a number from 0 to 4294967295, not -1",
         ),
-        ("client", "--quote=x version", "--quote takes no value: --quote=x"),
-        (
-            "driver",
-            "",
-            "what is to be run? --test NUM, --all, --clients NUM, --bench or --list",
-        ),
-        ("driver", "--test 1 2", "2 is no option; see driver --help"),
+        ("client", "--quote=x version", "--quote takes no value"),
+        ("driver", "", "give --test NUM, --all, --clients NUM or --script FILE"),
+        ("driver", "--bench", "unknown option --bench; see driver --help"),
+        ("driver", "--test 1 2", "unexpected argument 2; see driver --help"),
     ] {
         let mut command = program(name);
         if name == "server" {
             command.args(["--data", data]);
         }
         let output = command.args(args.split_whitespace()).output().expect("it runs");
-        let line = complaint(name, &output, 2);
+        let line = failure(name, &output, 2);
         assert!(line.starts_with(why), "{name} {args}: {line}");
         assert!(!directory.path().join("data").exists(), "{name} {args}");
     }
@@ -179,13 +181,13 @@ fn a_file_of_logins_has_to_be_its_owners_alone_and_to_make_sense() {
     let directory = TempDir::new();
     let data = directory.path().join("data");
     let path = auth_file(&directory);
-    let refused = |name: &str, code| {
+    let rejected = |name: &str, code| {
         let mut command = program(name);
         if name == "server" {
             command.args(["--port", "0", "--data"]).arg(&data);
         }
         let output = command.args(["--auth-file", &path]).output().expect("it runs");
-        let line = complaint(name, &output, code);
+        let line = failure(name, &output, code);
         assert!(line.contains(&path), "{line}");
         assert!(!line.contains("secret"), "it shows what the file holds: {line}");
         assert!(!data.exists());
@@ -193,9 +195,9 @@ fn a_file_of_logins_has_to_be_its_owners_alone_and_to_make_sense() {
     };
     for mode in [0o640, 0o604, 0o620, 0o602, 0o610, 0o644, 0o666] {
         fs::set_permissions(&path, Permissions::from_mode(mode)).expect("chmod");
-        let advice = format!("{path} is open to others; `chmod 600 {path}`");
-        assert_eq!(refused("server", 1), advice, "{mode:o}");
-        assert_eq!(refused("client", 2), advice, "{mode:o}");
+        let advice = format!("others can read or change {path}; `chmod 600 {path}`");
+        assert_eq!(rejected("server", 1), advice, "{mode:o}");
+        assert_eq!(rejected("client", 2), advice, "{mode:o}");
     }
     fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("chmod");
     for (text, number) in [
@@ -207,18 +209,19 @@ fn a_file_of_logins_has_to_be_its_owners_alone_and_to_make_sense() {
         ("user:sec ret\n", 1),
     ] {
         fs::write(&path, text).expect("write");
-        let line = refused("server", 1);
+        let line = rejected("server", 1);
         let says = format!("line {number} of {path} is not user:password");
         assert!(line.starts_with(&says), "{line}");
+        assert_eq!(rejected("client", 2), line);
     }
     fs::remove_file(&path).expect("remove");
-    assert!(refused("server", 1).starts_with(&format!("can't read {path}: ")));
+    assert!(rejected("server", 1).starts_with(&format!("can't read {path}: ")));
     fs::create_dir(&path).expect("mkdir");
-    assert!(refused("server", 1).contains("is no regular file"));
+    assert!(rejected("server", 1).contains("is not a regular file"));
     fs::remove_dir(&path).expect("rmdir");
-    // It would wait there for somebody who writes.
+    // To open it would wait for a process that writes.
     Command::new("mkfifo").arg(&path).assert().success();
-    assert!(refused("server", 1).contains("is no regular file"));
+    assert!(rejected("server", 1).contains("is not a regular file"));
 }
 
 #[test]
@@ -228,20 +231,36 @@ fn the_client_logs_in_with_the_first_line_of_a_file() {
     let server = Server::start(&["--auth-file", &path, "--sync", "every-second"]);
     let stored = ask(&server, &["--auth-file", &path, "set", "k", "x"]);
     assert_eq!(stored, ("STORED\n".into(), 0));
-    let refused = ("client: CLIENT_ERROR unauthenticated\n".into(), 1);
-    assert_eq!(ask(&server, &["get", "k"]), refused);
+    let rejected = ("client: CLIENT_ERROR unauthenticated\n".into(), 1);
+    assert_eq!(ask(&server, &["get", "k"]), rejected);
     fs::write(&path, "user:another\nuser:password\n").expect("write");
-    let refused = ("client: CLIENT_ERROR authentication failure\n".into(), 1);
-    assert_eq!(ask(&server, &["--auth-file", &path, "get", "k"]), refused);
+    let rejected = ("client: CLIENT_ERROR authentication failure\n".into(), 1);
+    assert_eq!(ask(&server, &["--auth-file", &path, "get", "k"]), rejected);
+}
+
+/// A login's key has to be a key, and is the client's to choose; its password may have any
+/// byte but a space and a line end.
+#[test]
+fn the_client_can_log_in_whatever_the_key_size_and_the_password() {
+    let directory = TempDir::new();
+    let path = auth_file(&directory);
+    for (login, key_size) in [(&b"u:p:w\xFF\r\n"[..], "1"), (b"u:p", "250")] {
+        fs::write(&path, login).expect("write");
+        let server = Server::start(&["--auth-file", &path, "--key-size", key_size]);
+        for size in [key_size, "250"] {
+            let set = ["--auth-file", &path, "--key-size", size, "set", "k", "x"];
+            assert_eq!(ask(&server, &set), ("STORED\n".into(), 0), "{login:?}");
+        }
+    }
 }
 
 #[test]
-fn what_the_environment_says_is_a_default() {
+fn the_environment_gives_defaults() {
     let output = program("server").env("SERVER_HOST", "0.0.0.0").output();
-    let line = complaint("server", &output.expect("it runs"), 2);
+    let line = failure("server", &output.expect("it runs"), 2);
     assert!(line.starts_with("--listen 0.0.0.0 can be reached"), "{line}");
     let output = program("server").env("SERVER_PORT", "x").output();
-    let line = complaint("server", &output.expect("it runs"), 2);
+    let line = failure("server", &output.expect("it runs"), 2);
     assert_eq!(line, "--port takes a number from 0 to 65535, not x");
 
     let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind");
@@ -252,14 +271,14 @@ fn what_the_environment_says_is_a_default() {
     let mut server = program("server");
     server.arg("--data").arg(&data).env("SERVER_PORT", port);
     let output = server.output().expect("it runs");
-    assert!(complaint("server", &output, 1).contains(&address));
+    assert!(failure("server", &output, 1).contains(&address));
 
     let server = Server::start(&[]);
     let port = server.addr.port().to_string();
     let mut client = program("client");
     client.env("SERVER_HOST", "127.0.0.1").env("SERVER_PORT", port);
     client.args(["set", "k", "x"]).assert().code(0).stdout("STORED\n");
-    // An option says more than the environment.
+    // An option takes precedence over the environment.
     let mut client = program("client");
     client.env("SERVER_HOST", "nowhere.invalid").env("SERVER_PORT", "1");
     let address = ["--host", "127.0.0.1", "--port", &server.addr.port().to_string()];
@@ -267,22 +286,22 @@ fn what_the_environment_says_is_a_default() {
 }
 
 #[test]
-fn a_port_in_use_is_said_and_no_directory_is_made() {
+fn a_port_in_use_is_reported_and_no_directory_is_made() {
     let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind");
     let address = taken.local_addr().expect("address");
     let directory = TempDir::new();
     let data = directory.path().join("data");
     let mut server = program("server");
     server.args(["--port", &address.port().to_string(), "--data"]).arg(&data);
-    let line = complaint("server", &server.output().expect("it runs"), 1);
+    let line = failure("server", &server.output().expect("it runs"), 1);
     assert!(line.starts_with(&format!("can't listen on {address}: ")), "{line}");
-    let advice = "choose another --listen or --port; 0 is any that is free";
+    let advice = "choose another --port (0 is any free one), --listen or --unix-socket";
     assert!(line.ends_with(advice), "{line}");
     assert!(!data.exists());
 }
 
 #[test]
-fn a_data_directory_that_can_not_be_is_said() {
+fn a_data_directory_that_can_not_be_is_reported() {
     let directory = TempDir::new();
     let file = directory.path().join("file");
     fs::write(&file, "mine").expect("write");
@@ -290,7 +309,7 @@ fn a_data_directory_that_can_not_be_is_said() {
     for data in [file.clone(), file.join("below"), file.join("far/below")] {
         let mut server = program("server");
         let output = server.args(["--port", "0", "--data"]).arg(&data).output();
-        let line = complaint("server", &output.expect("it runs"), 1);
+        let line = failure("server", &output.expect("it runs"), 1);
         let beginning = format!("can't use the data directory {}: ", data.display());
         assert!(line.starts_with(&beginning), "{line}");
         assert!(files(directory.path()) == before);
@@ -306,7 +325,7 @@ fn files_that_are_not_ours_are_left_alone() {
         let mut server = program("server");
         let output =
             server.args(["--port", "0", "--data"]).arg(directory.path()).output();
-        let line = complaint("server", &output.expect("it runs"), 1);
+        let line = failure("server", &output.expect("it runs"), 1);
         assert!(line.contains("0000000001.kv"), "{line}");
         assert!(files(directory.path()) == before, "no lock, and no byte changed");
     }
@@ -327,7 +346,7 @@ fn data_keep_the_sizes_that_they_were_made_with() {
     ] {
         let mut server = program("server");
         server.args(["--port", "0", option, value, "--data"]).arg(directory.path());
-        let line = complaint("server", &server.output().expect("it runs"), 1);
+        let line = failure("server", &server.output().expect("it runs"), 1);
         let has = "KEY_SIZE 60, INT_SIZE 2, INT_ORDER little";
         assert!(line.contains(has) && line.contains(says), "{line}");
         assert!(files(directory.path()) == before);
@@ -335,17 +354,17 @@ fn data_keep_the_sizes_that_they_were_made_with() {
     let server = Server::start_on(directory.path(), &[]);
     assert_eq!(ask(&server, &["get", "k"]), ("x\n".into(), 0));
     let long = "k".repeat(61);
-    let refused = "client: CLIENT_ERROR bad command line format\n";
-    assert_eq!(ask(&server, &["get", &long]), (refused.into(), 1));
+    let rejected = "client: CLIENT_ERROR bad command line format\n";
+    assert_eq!(ask(&server, &["get", &long]), (rejected.into(), 1));
 }
 
 #[test]
-fn a_directory_in_use_is_refused_with_the_owners_process() {
+fn a_directory_in_use_is_reported_with_the_owners_process() {
     let server = Server::start(&[]);
     let before = files(server.data());
     let mut second = program("server");
     let output = second.args(["--port", "0", "--data"]).arg(server.data()).output();
-    let line = complaint("server", &output.expect("it runs"), 1);
+    let line = failure("server", &output.expect("it runs"), 1);
     assert!(line.contains(&format!("process {} is using it", server.pid())), "{line}");
     assert!(files(server.data()) == before);
 }
@@ -353,7 +372,7 @@ fn a_directory_in_use_is_refused_with_the_owners_process() {
 /// What `ulimit` has lowered, only root may raise again, unless it waives the right.
 #[cfg(target_os = "linux")]
 #[test]
-fn more_connections_than_descriptors_are_refused() {
+fn more_connections_than_descriptors_are_reported_at_the_start() {
     let directory = TempDir::new();
     let data = directory.path().join("data");
     let status = fs::read_to_string("/proc/self/status").expect("status");
@@ -366,7 +385,7 @@ fn more_connections_than_descriptors_are_refused() {
     command.arg(env!("CARGO_BIN_EXE_server"));
     command.args(["--port", "0", "--conn-limit", "1000", "--data"]).arg(&data);
     let output = command.timeout(REPLY_TIMEOUT).output().expect("it runs");
-    let line = complaint("server", &output, 1);
+    let line = failure("server", &output, 1);
     assert!(line.starts_with("--conn-limit 1000 needs "), "{line}");
     assert!(line.contains("the system allows 300"), "{line}");
     assert!(line.contains("lower --conn-limit"), "{line}");
@@ -374,7 +393,7 @@ fn more_connections_than_descriptors_are_refused() {
 }
 
 #[test]
-fn a_server_goes_on_when_nobody_can_be_told_what_is_wrong() {
+fn a_server_continues_when_standard_error_can_not_be_written() {
     // Standard error may be a file on the disk that is full.
     let Ok(full) = fs::OpenOptions::new().write(true).open("/dev/full") else {
         eprintln!("SKIPPED: there is no /dev/full here");
@@ -482,30 +501,33 @@ fn flags_reach_the_server() {
 }
 
 #[test]
-fn a_command_that_makes_no_sense_is_refused_without_a_server() {
+fn a_command_that_makes_no_sense_needs_no_server_to_be_rejected() {
     let port = NOBODY.port().to_string();
     for (command, why) in [
         ("get", "get takes KEY..."),
         ("set k", "set takes KEY VALUE"),
         ("cas k 1", "cas takes KEY UNIQUE VALUE"),
         ("delete", "delete takes KEY"),
-        ("bogus k", "bogus is no command; help lists them"),
+        ("bogus k", "unknown command bogus; help lists them"),
         ("stats items", "stats takes [settings]"),
         ("version 2", "version takes nothing"),
-        ("incr k x", "DELTA is a whole number from 0, not x"),
-        ("incr k -1", "DELTA is a whole number from 0, not -1"),
-        ("cas k x value", "UNIQUE is a whole number from 0, not x"),
-        ("touch k soon", "SECS is a whole number, not soon"),
-        ("flush soon", "SECS is a whole number, not soon"),
-        ("gat soon k", "SECS is a whole number, not soon"),
+        ("incr k x", "DELTA takes a whole number, not x"),
+        ("incr k -1", "DELTA takes a whole number, not -1"),
+        // Only a VALUE can be what standard input has.
+        ("incr k -", "DELTA takes a whole number, not -"),
+        ("touch k -", "SECS takes a whole number, not -"),
+        ("cas k x value", "UNIQUE takes a whole number, not x"),
+        ("touch k soon", "SECS takes a whole number, not soon"),
+        ("flush soon", "SECS takes a whole number, not soon"),
+        ("gat soon k", "SECS takes a whole number, not soon"),
     ] {
         let args = [&["--port", &port][..], &command.split(' ').collect::<Vec<_>>()];
-        assert_eq!(complaint("client", &run("client", &args.concat()), 2), why);
+        assert_eq!(failure("client", &run("client", &args.concat()), 2), why);
     }
 }
 
 #[test]
-fn what_a_server_refuses_is_no_matter_of_usage() {
+fn what_the_server_rejects_and_what_can_not_be_sent_have_different_codes() {
     let server = Server::start(&[]);
     ask(&server, &["set", "k", "x"]);
     let why = "client: CLIENT_ERROR cannot increment or decrement non-numeric value\n";
@@ -540,12 +562,12 @@ fn a_value_of_any_bytes_comes_from_standard_input() {
     let mut set = client();
     set.args(["set", "k", "-"]).write_stdin(vec![0; 2_000_000]);
     let output = set.output().expect("it runs");
-    let line = complaint("client", &output, 1);
-    assert_eq!(line, "the server failed: object too large for cache");
+    let line = failure("client", &output, 1);
+    assert_eq!(line, "SERVER_ERROR object too large for cache");
 }
 
 #[test]
-fn an_argument_may_have_bytes_that_are_no_text() {
+fn an_argument_may_have_bytes_that_are_not_text() {
     let server = Server::start(&[]);
     let port = server.addr.port().to_string();
     let mut set = program("client");
@@ -558,11 +580,11 @@ fn an_argument_may_have_bytes_that_are_no_text() {
 }
 
 #[test]
-fn an_option_that_is_no_text_is_refused_in_one_line() {
+fn an_option_that_is_not_text_is_rejected_in_one_line() {
     for name in ["server", "client", "driver"] {
         let mut command = program(name);
         let output = command.arg(OsStr::from_bytes(b"--\xFF")).output();
-        complaint(name, &output.expect("it runs"), 2);
+        failure(name, &output.expect("it runs"), 2);
     }
 }
 
@@ -580,7 +602,7 @@ fn a_script_runs_to_its_end_and_exits_with_the_worst_outcome() {
         "STORED\ntwo words\nNOT_FOUND\nSTORED\n2\n"
     );
     assert_eq!(good.status.code(), Some(1));
-    // Only as an argument is this the standard input, which here is the script.
+    // Only as an argument is `-` the standard input, which here is the script.
     assert_eq!(script("set d -\nget d\n").stdout, b"STORED\n-\n");
     let empty = script("");
     assert_eq!((empty.status.code(), &empty.stdout[..]), (Some(0), &b""[..]));
@@ -588,13 +610,13 @@ fn a_script_runs_to_its_end_and_exits_with_the_worst_outcome() {
     assert_eq!(wrong.stdout, b"two words\nKEY NOT FOUND\n");
     assert_eq!(
         String::from_utf8(wrong.stderr).expect("text"),
-        "client: line 1: bogus is no command; help lists them\n"
+        "client: line 1: unknown command bogus; help lists them\n"
     );
     assert_eq!(wrong.status.code(), Some(2));
 }
 
 #[test]
-fn without_a_server_the_client_gives_up_at_its_timeout() {
+fn without_a_server_the_client_stops_trying_at_its_timeout() {
     let port = NOBODY.port().to_string();
     let options = ["--port", &port, "--timeout", "0.5", "--retry", "0.1"];
     for command in [&["get", "k"][..], &["--quote"], &[]] {
@@ -604,22 +626,66 @@ fn without_a_server_the_client_gives_up_at_its_timeout() {
         let text = String::from_utf8(output.stderr).expect("text");
         let beginning = format!("client: can't connect to 127.0.0.1:{port}: ");
         assert!(text.lines().all(|line| line.starts_with(&beginning)), "{text}");
-        // Each attempt is told, and whether there will be another.
+        // Each attempt is reported, and whether there will be another.
         let lines: Vec<_> = text.lines().collect();
         let (last, others) = lines.split_last().expect("an error");
         assert!(!last.contains("again") && !others.is_empty(), "{text}");
         let again = "; trying again in 0.1 s";
         assert!(others.iter().all(|line| line.ends_with(again)), "{text}");
         let took = started.elapsed();
-        assert!(took >= Duration::from_millis(400), "it gave up after {took:?}");
-        assert!(took < Duration::from_secs(5), "it gave up after {took:?}");
+        assert!(took >= Duration::from_millis(400), "it stopped after {took:?}");
+        assert!(took < Duration::from_secs(5), "it stopped after {took:?}");
     }
 }
 
 #[test]
-fn a_client_for_whom_there_is_no_place_has_no_connection() {
+fn a_client_that_is_over_the_limit_has_no_connection() {
     let server = Server::start(&["--conn-limit", "1"]);
     let _only = server.connect();
     let port = server.addr.port().to_string();
-    complaint("client", &run("client", &["--port", &port, "get", "k"]), 3);
+    failure("client", &run("client", &["--port", &port, "get", "k"]), 3);
+}
+
+#[test]
+fn the_client_reaches_a_server_by_its_unix_socket() {
+    let directory = TempDir::new();
+    let path = directory.path().join("socket");
+    let socket = path.to_str().expect("UTF-8");
+    let args = ["--sync", "every-second", "--unix-socket", socket];
+    let server = Server::spawn_on(&directory.path().join("data"), &args);
+    server.wait_for_line(&format!("Listening on {socket}..."), REPLY_TIMEOUT);
+    let client = |args: &[&str]| {
+        let mut client = program("client");
+        // Nothing listens there: host and port are not used.
+        client.env("SERVER_HOST", "nowhere.invalid").env("SERVER_PORT", "1");
+        client.args(args).assert().stderr("")
+    };
+    client(&["--unix-socket", socket, "set", "k", "x"]).code(0).stdout("STORED\n");
+    client(&["-s", socket, "get", "k"]).code(0).stdout("x\n");
+    let elsewhere = ["--host", "nowhere.invalid", "--port", "1", "-s", socket];
+    client(&[&elsewhere[..], &["get", "k"]].concat()).code(0).stdout("x\n");
+    client(&["-s", socket, "get", "missing"]).code(1).stdout("KEY NOT FOUND\n");
+    let mut script = program("client");
+    script.args(["-s", socket]).write_stdin("append k y\nget k\n");
+    script.assert().code(0).stdout("STORED\nxy\n").stderr("");
+}
+
+#[test]
+fn a_client_names_the_unix_socket_where_nobody_listens() {
+    let directory = TempDir::new();
+    let [missing, stale] = ["missing", "stale"].map(|name| directory.path().join(name));
+    // What a server that was killed leaves behind.
+    drop(UnixListener::bind(&stale).expect("bind"));
+    // A server at the port, which is not where the client was to connect.
+    let server = Server::start(&[]);
+    let port = server.addr.port().to_string();
+    for (path, why) in [(missing, "No such file"), (stale, "Connection refused")] {
+        let socket = path.to_str().expect("UTF-8");
+        // One attempt.
+        let place = ["--port", &port, "--unix-socket", socket, "--retry", "20"];
+        let output = run("client", &[&place[..], &["get", "k"]].concat());
+        let line = failure("client", &output, 3);
+        let beginning = format!("can't connect to {socket}: {why}");
+        assert!(line.starts_with(&beginning), "{line}");
+    }
 }

@@ -1,14 +1,20 @@
-//! The client library: every method against a real server, and what a caller is told
-//! when the other end is late, gone, or no memcached at all. The false servers here
-//! give the answers that a test wants.
+//! The client library: every method against a real server, and which error a caller gets
+//! when the other end is late, gone, or not a memcached at all. The fake servers here
+//! send the answers that a test wants.
 
 mod common;
 
-use common::{NOBODY, REPLY_TIMEOUT, Server};
-use memcached_lite::client::{Cas, Client, ClientError, Item, Options};
-use memcached_lite::protocol::Topic;
-use std::io::{ErrorKind, Read, Write};
+use common::{NOBODY, REPLY_TIMEOUT, Server, TempDir};
+use memcached_lite::client::{Client, ClientError, Item, Options};
+use memcached_lite::protocol::reply::Reply;
+use memcached_lite::protocol::{Request, Topic};
+use memcached_lite::store::{Answer, Update, Verb};
+use std::fs;
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -22,6 +28,11 @@ fn start() -> (Server, Client) {
     let server = Server::start(&["--sync", "every-second"]);
     let client = Client::connect(&options(server.addr)).expect("connect");
     (server, client)
+}
+
+/// The options of a client that connects to this socket, and to nothing else.
+fn socket_options(path: PathBuf) -> Options {
+    Options { address: path.display().to_string(), ..options(NOBODY) }
 }
 
 /// A client of a server that answers the first request with `answer`, whatever it is,
@@ -40,6 +51,18 @@ fn answered(answer: &[u8]) -> Client {
 
 fn value_of(item: Option<Item>) -> Vec<u8> {
     item.expect("an item").value
+}
+
+/// An update of `k`, of which a test names only what its verb uses.
+fn update<'a>(verb: Verb, value: &'a str) -> Update<'a> {
+    let (key, value) = (&b"k"[..], value.as_bytes());
+    Update { verb, key, value, ..Update::default() }
+}
+
+/// What becomes of an update.
+#[track_caller]
+fn done(client: &mut Client, update: Update) -> Answer {
+    client.update(update).expect("an answer")
 }
 
 #[test]
@@ -86,11 +109,16 @@ fn values_may_have_any_bytes_and_any_length() {
 #[test]
 fn add_and_replace_depend_on_what_is_there() {
     let (_server, mut client) = start();
-    assert!(!client.replace("k", "0", 0, 0).expect("replace"));
-    assert!(client.add("k", "1", 1, 0).expect("add"));
-    assert!(!client.add("k", "2", 2, 0).expect("add"));
-    assert_eq!(value_of(client.get("k").expect("get")), b"1");
-    assert!(client.replace("k", "3", 3, 0).expect("replace"));
+    let client = &mut client;
+    assert_eq!(done(client, update(Verb::Replace, "0")), Answer::NotStored);
+    let one = Update { flags: 1, ..update(Verb::Add, "1") };
+    assert_eq!(done(client, one), Answer::Stored);
+    let two = Update { flags: 2, ..update(Verb::Add, "2") };
+    assert_eq!(done(client, two), Answer::NotStored);
+    let item = client.get("k").expect("get").expect("an item");
+    assert_eq!((item.flags, &item.value[..]), (1, &b"1"[..]));
+    let three = Update { flags: 3, ..update(Verb::Replace, "3") };
+    assert_eq!(done(client, three), Answer::Stored);
     let item = client.get("k").expect("get").expect("an item");
     assert_eq!((item.flags, &item.value[..]), (3, &b"3"[..]));
 }
@@ -98,11 +126,12 @@ fn add_and_replace_depend_on_what_is_there() {
 #[test]
 fn append_and_prepend_extend_a_value() {
     let (_server, mut client) = start();
-    assert!(!client.append("k", "x").expect("append"));
-    assert!(!client.prepend("k", "x").expect("prepend"));
+    let client = &mut client;
+    assert_eq!(done(client, update(Verb::Append, "x")), Answer::NotStored);
+    assert_eq!(done(client, update(Verb::Prepend, "x")), Answer::NotStored);
     client.set("k", "b", 7, 0).expect("set");
-    assert!(client.append("k", "c").expect("append"));
-    assert!(client.prepend("k", "a").expect("prepend"));
+    assert_eq!(done(client, update(Verb::Append, "c")), Answer::Stored);
+    assert_eq!(done(client, update(Verb::Prepend, "a")), Answer::Stored);
     let item = client.get("k").expect("get").expect("an item");
     assert_eq!((item.flags, &item.value[..]), (7, &b"abc"[..]));
 }
@@ -110,12 +139,17 @@ fn append_and_prepend_extend_a_value() {
 #[test]
 fn cas_stores_only_what_nobody_has_changed() {
     let (_server, mut client) = start();
-    assert_eq!(client.cas("k", "x", 0, 0, 1).expect("cas"), Cas::NotFound);
+    let client = &mut client;
+    let cas = |number, flags, value| {
+        let update = update(Verb::Cas, value);
+        Update { number, flags, ..update }
+    };
+    assert_eq!(done(client, cas(1, 0, "x")), Answer::NotFound);
     client.set("k", "1", 0, 0).expect("set");
     let unique = client.gets("k").expect("gets").and_then(|item| item.unique);
     let unique = unique.expect("a unique");
-    assert_eq!(client.cas("k", "2", 5, 0, unique).expect("cas"), Cas::Stored);
-    assert_eq!(client.cas("k", "3", 0, 0, unique).expect("cas"), Cas::Exists);
+    assert_eq!(done(client, cas(unique, 5, "2")), Answer::Stored);
+    assert_eq!(done(client, cas(unique, 0, "3")), Answer::Exists);
     let item = client.get("k").expect("get").expect("an item");
     assert_eq!((item.flags, &item.value[..]), (5, &b"2"[..]));
 }
@@ -127,9 +161,10 @@ fn delete_and_flush_all_remove() {
     client.set("b", "2", 0, 0).expect("set");
     assert!(client.delete("a").expect("delete"));
     assert!(!client.delete("a").expect("delete"));
-    client.flush_all(1000).expect("flush");
+    let later = client.ask(&Request::FlushAll(1000));
+    assert_eq!(later.expect("flush"), Reply::Ok);
     assert_eq!(value_of(client.get("b").expect("get")), b"2");
-    client.flush_all(0).expect("flush");
+    assert_eq!(client.ask(&Request::FlushAll(0)).expect("flush"), Reply::Ok);
     assert_eq!(client.get("b").expect("get"), None);
 }
 
@@ -147,46 +182,52 @@ fn incr_and_decr_count() {
     assert_eq!(client.incr("n", 2).expect("incr"), Some(1));
     client.set("n", "x", 0, 0).expect("set");
     match client.incr("n", 1) {
-        Err(ClientError::Refused(line)) => assert_eq!(
+        Err(ClientError::Rejected(line)) => assert_eq!(
             line,
             "CLIENT_ERROR cannot increment or decrement non-numeric value"
         ),
         other => panic!("{other:?}"),
     }
-    assert_eq!(value_of(client.get("n").expect("get")), b"x", "it goes on");
+    assert_eq!(value_of(client.get("n").expect("get")), b"x", "it can be used");
 }
 
 #[test]
-fn exptimes_are_given_by_every_command_that_has_one() {
+fn every_command_that_has_an_exptime_sends_it() {
     let (_server, mut client) = start();
+    let client = &mut client;
+    let expired = |verb| Update { exptime: -1, ..update(verb, "y") };
     client.set("k", "x", 0, -1).expect("set");
     assert_eq!(client.get("k").expect("get"), None);
-    assert!(client.add("k", "x", 0, -1).expect("add"));
+    assert_eq!(done(client, expired(Verb::Add)), Answer::Stored);
     assert_eq!(client.get("k").expect("get"), None);
 
     client.set("k", "x", 3, 0).expect("set");
-    assert!(client.replace("k", "y", 3, -1).expect("replace"));
+    assert_eq!(done(client, expired(Verb::Replace)), Answer::Stored);
     assert_eq!(client.get("k").expect("get"), None);
     client.set("k", "x", 3, 0).expect("set");
-    let item = client.gats("k", 1000).expect("gats").expect("an item");
-    let unique = item.unique.expect("a unique");
+    let items = client.retrieve(&["k"], true, Some(1000)).expect("gats");
+    let [item] = &items[..] else { panic!("{items:?}") };
+    let number = item.unique.expect("a unique");
     assert_eq!((item.flags, &item.value[..]), (3, &b"x"[..]));
-    assert_eq!(client.cas("k", "y", 3, -1, unique).expect("cas"), Cas::Stored);
+    let cas = Update { number, ..expired(Verb::Cas) };
+    assert_eq!(done(client, cas), Answer::Stored);
     assert_eq!(client.get("k").expect("get"), None);
 
     client.set("k", "x", 3, 0).expect("set");
     assert!(client.touch("k", 1000).expect("touch"));
-    let item = client.gat("k", -1).expect("gat").expect("an item");
+    let items = client.retrieve(&["k"], false, Some(-1)).expect("gat");
+    let [item] = &items[..] else { panic!("{items:?}") };
     assert_eq!((item.flags, item.unique, &item.value[..]), (3, None, &b"x"[..]));
-    assert_eq!(client.gat("k", 0).expect("gat"), None);
-    assert_eq!(client.gats("k", 0).expect("gats"), None);
+    assert_eq!(client.retrieve(&["k"], false, Some(0)).expect("gat"), []);
+    assert_eq!(client.retrieve(&["k"], true, Some(0)).expect("gats"), []);
     assert!(!client.touch("k", 0).expect("touch"));
 }
 
 #[test]
-fn version_and_stats_tell_of_the_server() {
+fn version_and_stats_describe_the_server() {
     let (server, mut client) = start();
-    let version = client.version().expect("version");
+    let version = client.ask(&Request::Version).expect("version");
+    let Reply::Version(version) = version else { panic!("{version:?}") };
     assert!(version.starts_with("1.6."), "{version}");
     let stat = |stats: &[(String, String)], name: &str| {
         let found = stats.iter().find(|(key, _)| key == name);
@@ -205,7 +246,7 @@ fn version_and_stats_tell_of_the_server() {
 
 /// K1.
 #[test]
-fn what_can_not_be_sent_is_refused_before_anything_is_sent() {
+fn what_can_not_be_sent_is_rejected_before_anything_is_sent() {
     let (_server, mut client) = start();
     let bytes_read = |client: &mut Client| {
         let stats = client.stats(Topic::General).expect("stats");
@@ -224,26 +265,37 @@ fn what_can_not_be_sent_is_refused_before_anything_is_sent() {
     ];
     let before = bytes_read(&mut client);
     for (key, why) in wrong {
-        let errors = [
+        let verbs = [
+            Verb::Set,
+            Verb::Add,
+            Verb::Replace,
+            Verb::Append,
+            Verb::Prepend,
+            Verb::Cas,
+            Verb::Delete,
+            Verb::Incr,
+            Verb::Decr,
+            Verb::Touch,
+        ];
+        let mut errors: Vec<_> = verbs
+            .into_iter()
+            .map(|verb| client.update(Update { key, ..update(verb, "x") }).err())
+            .collect();
+        errors.extend([
             client.get(key).err(),
             client.gets(key).err(),
             client.get_many(&[b"good", key]).err(),
-            client.gat(key, 0).err(),
-            client.gats(key, 0).err(),
+            client.retrieve(&[key], false, Some(0)).err(),
+            client.retrieve(&[key], true, Some(0)).err(),
             client.set(key, "x", 0, 0).err(),
-            client.add(key, "x", 0, 0).err(),
-            client.replace(key, "x", 0, 0).err(),
-            client.append(key, "x").err(),
-            client.prepend(key, "x").err(),
-            client.cas(key, "x", 0, 0, 1).err(),
             client.delete(key).err(),
             client.incr(key, 1).err(),
             client.decr(key, 1).err(),
             client.touch(key, 0).err(),
-        ];
+        ]);
         for error in errors {
             match error {
-                Some(error @ ClientError::Key(_)) => {
+                Some(error @ ClientError::Request(_)) => {
                     assert_eq!(error.to_string(), why);
                     assert!(!error.is_fatal());
                 }
@@ -266,24 +318,24 @@ fn the_key_size_is_the_callers_to_choose() {
     let key = vec![b'k'; 1000];
     client.set(&key, "x", 0, 0).expect("set");
     assert_eq!(client.get(&key).expect("get").expect("an item").key, key);
-    // The server's limit counts when the client knows of none.
+    // Where the client allows more than the server, the server's limit applies.
     let options = Options { key_size: 5000, ..options };
     let mut client = Client::connect(&options).expect("connect");
     match client.get(vec![b'k'; 1001]) {
-        Err(ClientError::Refused(line)) => {
+        Err(ClientError::Rejected(line)) => {
             assert_eq!(line, "CLIENT_ERROR bad command line format");
         }
         other => panic!("{other:?}"),
     }
-    assert_eq!(value_of(client.get(&key).expect("get")), b"x", "it goes on");
+    assert_eq!(value_of(client.get(&key).expect("get")), b"x", "it can be used");
 }
 
 #[test]
-fn what_is_too_large_for_the_server_is_its_error_and_the_client_goes_on() {
+fn a_value_too_large_for_the_server_is_its_error_and_the_client_can_be_used() {
     let (_server, mut client) = start();
     let error = client.set("k", vec![0; 2_000_000], 0, 0).expect_err("too large");
-    assert!(matches!(error, ClientError::Server(_)), "{error:?}");
-    assert_eq!(error.to_string(), "the server failed: object too large for cache");
+    let line = "SERVER_ERROR object too large for cache";
+    assert!(matches!(&error, ClientError::Rejected(it) if it == line), "{error:?}");
     assert!(!error.is_fatal());
     assert_eq!(client.get("k").expect("get"), None);
 }
@@ -296,37 +348,38 @@ fn connect_tries_again_until_somebody_listens() {
     // A process that another test is just starting has a copy of it until it runs.
     while TcpStream::connect(address).is_ok() {}
     let options = Options { retry: Duration::from_millis(20), ..options(address) };
-    let impatient = Options { timeout: Duration::from_millis(100), ..options.clone() };
+    let short = Options { timeout: Duration::from_millis(100), ..options.clone() };
     let client = thread::spawn(move || Client::connect(&options));
-    // While this one tries and gives up, the other tries as often.
-    assert!(Client::connect(&impatient).is_err(), "nobody listens");
-    assert!(!client.is_finished(), "it gave up");
+    // While this one tries until its timeout, the other tries as often.
+    assert!(Client::connect(&short).is_err(), "nobody listens");
+    assert!(!client.is_finished(), "it has stopped trying");
     let _listener = TcpListener::bind(address).expect("bind");
     client.join().expect("client").expect("connect");
 }
 
 #[test]
-fn who_asks_to_hear_of_it_is_told_of_each_attempt_that_is_not_the_last() {
+fn each_failed_attempt_but_the_last_is_reported() {
     let (timeout, retry) = (Duration::from_millis(500), Duration::from_millis(100));
     let options = Options { timeout, retry, ..options(NOBODY) };
-    let mut heard = Vec::new();
-    let client = Client::connect_with(&options, |error| heard.push(error.to_string()));
+    let mut reported = Vec::new();
+    let report = |error: &ClientError| reported.push(error.to_string());
+    let client = Client::connect_with(&options, report);
     let last = client.err().expect("nobody listens").to_string();
-    assert!((1..5).contains(&heard.len()), "{heard:?}");
-    assert!(heard.iter().all(|error| *error == last), "{heard:?}");
-    // One attempt, and nothing to hear of.
+    assert!((1..5).contains(&reported.len()), "{reported:?}");
+    assert!(reported.iter().all(|error| *error == last), "{reported:?}");
+    // One attempt, and nothing to report.
     let options = Options { retry: timeout, ..options };
     assert!(Client::connect_with(&options, |error| panic!("{error}")).is_err());
 }
 
 #[test]
-fn connect_gives_up_at_the_timeout_and_says_where_it_tried() {
+fn connect_fails_at_the_timeout_and_names_the_address() {
     let address = NOBODY;
     let (timeout, retry) = (Duration::from_millis(300), Duration::from_millis(50));
     let started = Instant::now();
     let options = Options { timeout, retry, ..options(address) };
     match Client::connect(&options).err() {
-        Some(error @ ClientError::Connect(..)) => {
+        Some(error @ ClientError::Io(_)) => {
             let text = error.to_string();
             assert!(
                 text.starts_with(&format!("can't connect to {address}: ")),
@@ -337,8 +390,8 @@ fn connect_gives_up_at_the_timeout_and_says_where_it_tried() {
         other => panic!("{other:?}"),
     }
     let took = started.elapsed();
-    assert!(took >= timeout - retry, "it gave up after {took:?}");
-    assert!(took < REPLY_TIMEOUT, "it gave up after {took:?}");
+    assert!(took >= timeout - retry, "it failed after {took:?}");
+    assert!(took < REPLY_TIMEOUT, "it failed after {took:?}");
 }
 
 #[test]
@@ -347,21 +400,22 @@ fn a_server_that_dies_is_noticed_at_the_next_request() {
     client.set("k", "x", 0, 0).expect("set");
     server.kill();
     let error = client.get("k").expect_err("nobody is there");
-    assert!(matches!(error, ClientError::Closed | ClientError::Io(_)), "{error:?}");
-    assert!(error.is_fatal());
+    assert!(matches!(error, ClientError::Io(_)) && error.is_fatal(), "{error:?}");
 }
 
 #[test]
 fn a_connection_that_ends_instead_of_an_answer_is_closed() {
     for beginning in ["", "VALUE k 0 10\r\nhalf", "VALUE k 0 1\r\nx\r\n"] {
         let error = answered(beginning.as_bytes()).get("k").expect_err("no answer");
-        assert!(matches!(error, ClientError::Closed), "{beginning:?}: {error:?}");
+        assert!(matches!(error, ClientError::Io(_)) && error.is_fatal(), "{error:?}");
+        let why = "the server has closed the connection";
+        assert_eq!(error.to_string(), why, "{beginning:?}");
     }
 }
 
-/// A line is no answer before its end has come.
+/// A line is an answer only when its end has come.
 #[test]
-fn an_answer_cut_off_in_its_line_is_none() {
+fn an_answer_cut_off_in_its_line_is_not_an_answer() {
     for beginning in ["STOR", "STORED", "STORED\r", "SERVER_ERROR out of"] {
         let error = answered(beginning.as_bytes()).set("k", "x", 0, 0);
         let error = error.expect_err("no answer");
@@ -370,19 +424,19 @@ fn an_answer_cut_off_in_its_line_is_none() {
 }
 
 #[test]
-fn a_server_that_does_not_answer_in_time_is_given_up() {
+fn a_server_that_does_not_answer_in_time_is_an_error() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
     let address = listener.local_addr().expect("address");
     let timeout = Duration::from_millis(100);
     let options = Options { timeout, ..options(address) };
     let mut client = Client::connect(&options).expect("the kernel connects");
-    let error = client.version().expect_err("nobody answers");
+    let error = client.ask(&Request::Version).expect_err("nobody answers");
     assert_eq!(error.to_string(), "the server did not answer in time");
     assert!(matches!(error, ClientError::Io(_)) && error.is_fatal());
 }
 
 #[test]
-fn what_is_no_answer_is_unexpected() {
+fn what_is_not_an_answer_is_unexpected() {
     for garbage in [
         "HTTP/1.1 400 Bad Request\r\n",
         "stored\r\n",
@@ -398,7 +452,8 @@ fn what_is_no_answer_is_unexpected() {
             |client: &mut Client| client.set("k", "x", 0, 0).err(),
             |client: &mut Client| client.incr("k", 1).err(),
             |client: &mut Client| client.stats(Topic::General).err(),
-            |client: &mut Client| client.version().err(),
+            |client: &mut Client| client.update(update(Verb::Add, "x")).err(),
+            |client: &mut Client| client.ask(&Request::Version).err(),
         ] {
             match ask(&mut answered(garbage.as_bytes())) {
                 Some(error @ ClientError::Unexpected(_)) => assert!(error.is_fatal()),
@@ -416,17 +471,21 @@ fn the_answer_to_something_else_is_unexpected() {
     };
     check("get", answered(b"STORED\r\n").get("k").err());
     check("set", answered(b"EXISTS\r\n").set("k", "x", 0, 0).err());
-    check("set", answered(b"NOT_STORED\r\n").set("k", "x", 0, 0).err());
-    check("add", answered(b"NOT_FOUND\r\n").add("k", "x", 0, 0).err());
-    check("cas", answered(b"OK\r\n").cas("k", "x", 0, 0, 1).err());
+    // As the other dialects answer a value that is too large.
+    let not_stored = answered(b"NOT_STORED\r\n").set("k", "x", 0, 0).err();
+    assert!(matches!(not_stored, Some(ClientError::Rejected(_))), "{not_stored:?}");
     check("incr", answered(b"STORED\r\n").incr("k", 1).err());
     check("delete", answered(b"NOT_STORED\r\n").delete("k").err());
-    check("version", answered(b"END\r\n").version().err());
-    check("flush_all", answered(b"END\r\n").flush_all(0).err());
-    check("stats", answered(b"OK\r\n").stats(Topic::General).err());
     check("delete", answered(b"STORED\r\n").delete("k").err());
     check("touch", answered(b"DELETED\r\n").touch("k", 0).err());
-    check("add", answered(b"TOUCHED\r\n").add("k", "x", 0, 0).err());
+    check("stats", answered(b"OK\r\n").stats(Topic::General).err());
+    // For an update of any verb, what is not an answer to one.
+    for line in ["OK\r\n", "END\r\n", "RESET\r\n", "VERSION 1\r\n"] {
+        for verb in [Verb::Add, Verb::Append, Verb::Cas, Verb::Incr] {
+            let mut client = answered(line.as_bytes());
+            check(line, client.update(update(verb, "x")).err());
+        }
+    }
 }
 
 #[test]
@@ -454,28 +513,30 @@ fn an_item_without_its_end_is_unexpected() {
 }
 
 #[test]
-fn an_error_of_the_server_is_told_in_its_words() {
+fn an_error_of_the_server_is_reported_in_its_words() {
     let error = answered(b"SERVER_ERROR out of luck\r\n").get("k").expect_err("error");
-    assert_eq!(error.to_string(), "the server failed: out of luck");
+    assert_eq!(error.to_string(), "SERVER_ERROR out of luck");
     let error = answered(b"VALUE k 0 1\r\nx\r\nSERVER_ERROR later\r\n").get("k");
-    assert!(matches!(error, Err(ClientError::Server(why)) if why == "later"));
+    assert!(
+        matches!(error, Err(ClientError::Rejected(line)) if line == "SERVER_ERROR later")
+    );
     for line in ["ERROR", "CLIENT_ERROR no"] {
         let error =
             answered(format!("{line}\r\n").as_bytes()).get("k").expect_err(line);
-        assert!(matches!(&error, ClientError::Refused(l) if l == line), "{error:?}");
+        assert!(matches!(&error, ClientError::Rejected(l) if l == line), "{error:?}");
     }
 }
 
 #[test]
-fn who_is_turned_away_is_told_why() {
+fn a_rejected_connection_says_why() {
     let line = b"ERROR Too many open connections\r\n";
-    let error = answered(line).get("k").expect_err("turned away");
+    let error = answered(line).get("k").expect_err("rejected");
     assert!(error.is_fatal(), "{error:?}");
     assert!(error.to_string().contains("Too many open connections"), "{error}");
 }
 
 #[test]
-fn a_line_that_does_not_end_is_given_up() {
+fn a_line_that_does_not_end_is_unexpected() {
     let error = answered(&[b'x'; 1 << 20]).get("k").expect_err("no answer");
     assert!(matches!(&error, ClientError::Unexpected(_)), "{error:?}");
 }
@@ -485,21 +546,111 @@ fn a_server_that_states_a_huge_length_costs_no_memory() {
     let mut client = answered(b"VALUE k 0 4000000000\r\nx");
     let error = client.get("k").expect_err("no such value");
     assert!(
-        matches!(error, ClientError::Closed | ClientError::Unexpected(_)),
+        matches!(error, ClientError::Io(_) | ClientError::Unexpected(_)),
         "{error:?}"
     );
 }
 
 #[test]
-fn an_address_that_is_none_can_not_be_connected_to() {
+fn what_is_not_an_address_can_not_be_connected_to() {
     let retry = Duration::from_millis(10);
     let timeout = Duration::from_millis(50);
     for address in ["no port", "127.0.0.1:x", "127.0.0.1:70000"] {
         let options = Options { retry, timeout, ..options(address) };
         match Client::connect(&options).err() {
-            Some(ClientError::Connect(tried, error)) => {
-                assert_eq!(tried, address);
-                assert_ne!(error.kind(), ErrorKind::TimedOut);
+            Some(ClientError::Io(why)) => {
+                let beginning = format!("can't connect to {address}: ");
+                assert!(why.starts_with(&beginning), "{why}");
+                assert!(!why.contains("timed out"), "{why}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_server_on_a_unix_socket_is_reached_by_its_path() {
+    let directory = TempDir::new();
+    let path = directory.path().join("socket");
+    let args =
+        ["--sync", "every-second", "--unix-socket", path.to_str().expect("UTF-8")];
+    let server = Server::spawn_on(&directory.path().join("data"), &args);
+    let ready = format!("Listening on {}...", path.display());
+    server.wait_for_line(&ready, REPLY_TIMEOUT);
+    let mut client = Client::connect(&socket_options(path)).expect("connect");
+    assert_eq!(client.get("k").expect("get"), None);
+    // More than the kernel takes at once, in both directions.
+    let value: Vec<u8> = (0..=255).cycle().take(1_000_000).collect();
+    client.set("k", &value, 7, 0).expect("set");
+    let item = client.get("k").expect("get").expect("an item");
+    assert!(item.flags == 7 && item.value == value);
+    let stats = client.stats(Topic::General).expect("stats");
+    let pid = ("pid".to_owned(), server.pid().to_string());
+    assert!(stats.contains(&pid), "{stats:?}");
+}
+
+#[test]
+fn a_unix_socket_where_nobody_listens_is_named_in_the_error() {
+    let directory = TempDir::new();
+    let [missing, stale, file] =
+        ["missing", "stale", "file"].map(|name| directory.path().join(name));
+    // What a server that was killed leaves behind.
+    drop(UnixListener::bind(&stale).expect("bind"));
+    fs::write(&file, "not a socket").expect("write");
+    for (path, why) in
+        [(missing, "No such file"), (stale, "refused"), (file, "refused")]
+    {
+        let beginning = format!("can't connect to {}: ", path.display());
+        // One attempt.
+        let options = Options { retry: 2 * REPLY_TIMEOUT, ..socket_options(path) };
+        match Client::connect(&options).err() {
+            Some(error @ ClientError::Io(_)) => {
+                let text = error.to_string();
+                assert!(text.starts_with(&beginning) && text.contains(why), "{text}");
+                assert!(error.is_fatal());
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn connect_tries_again_until_a_unix_socket_is_there() {
+    let directory = TempDir::new();
+    let path = directory.path().join("socket");
+    let retry = Duration::from_millis(20);
+    let options = Options { retry, ..socket_options(path.clone()) };
+    let (mut listener, mut reported) = (None, Vec::new());
+    let client = Client::connect_with(&options, |error| {
+        reported.push(error.to_string());
+        listener = Some(UnixListener::bind(&path).expect("bind"));
+    });
+    client.expect("connect");
+    let [why] = &reported[..] else { panic!("{reported:?}") };
+    let beginning = format!("can't connect to {}: ", path.display());
+    assert!(why.starts_with(&beginning), "{why}");
+}
+
+#[test]
+fn a_server_on_a_unix_socket_has_to_answer_in_time() {
+    let directory = TempDir::new();
+    let path = directory.path().join("socket");
+    let _listener = UnixListener::bind(&path).expect("bind");
+    let timeout = Duration::from_millis(100);
+    let options = Options { timeout, ..socket_options(path) };
+    let (sender, errors) = mpsc::channel();
+    // A client without a timeout would wait forever.
+    thread::spawn(move || {
+        let connect = || Client::connect(&options).expect("the kernel connects");
+        let _ = sender.send(connect().get("k").err());
+        // Nor does anybody read, and the kernel keeps less than this.
+        let _ = sender.send(connect().set("k", vec![0; 1 << 23], 0, 0).err());
+    });
+    for _ in 0..2 {
+        match errors.recv_timeout(REPLY_TIMEOUT).expect("an end in time") {
+            Some(error @ ClientError::Io(_)) => {
+                assert_eq!(error.to_string(), "the server did not answer in time");
+                assert!(error.is_fatal());
             }
             other => panic!("{other:?}"),
         }

@@ -1,25 +1,21 @@
 //! The example `designs`, run on small stores. It compares every value itself, and ends
 //! with an error when one is wrong.
-//!
-//! `cargo test` builds it. By itself, `cargo test --test designs` does not.
 
 mod common;
 
-use common::TempDir;
+use common::{TempDir, example};
+use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::{env, fs};
 
 #[test]
 fn all_designs_keep_their_values_and_only_ours_keeps_them_in_a_crash() {
-    let test = env::current_exe().expect("a path");
-    let target = test.ancestors().nth(2).expect("target/PROFILE/deps/TEST");
     let directory = TempDir::new();
     let chart = directory.path().join("chart.svg");
-    let run = Command::new(target.join("examples/designs"))
+    let run = Command::new(example("designs"))
         .args([chart.as_os_str(), "10".as_ref(), "20".as_ref()])
         .output()
-        .expect("the example is built");
+        .expect("it runs");
     assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
     let output = String::from_utf8(run.stdout).expect("text");
 

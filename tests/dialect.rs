@@ -7,18 +7,21 @@ mod common;
 
 use assert_cmd::Command;
 use common::stream::{Ingredients, LIMITS, NOW, answers, assert_same, consume, read};
-use common::stream::{service, without_places};
-use common::{REPLY_TIMEOUT, Server, TempDir, dialogue};
+use common::stream::{Served, shared, without_places};
+use common::verbs::Verbs;
+use common::{REPLY_TIMEOUT, Server, TempDir, replay};
 use memcached_lite::client::{Client, ClientError, Item, Options};
-use memcached_lite::connection::READ_LIMIT;
-use memcached_lite::dialect::Dialect;
-use memcached_lite::protocol::{BlockEnd, Limits, MAX_LENGTH, Message, Parsed};
-use memcached_lite::protocol::{Refusal, Request, Retrieval, Topic, Verb};
-use memcached_lite::random::Random;
-use memcached_lite::record::{Format, IntOrder};
-use memcached_lite::reply::{Error, Reply, ValueLine};
-use memcached_lite::service::{Context, OUTPUT_LIMIT};
-use memcached_lite::words::Words;
+use memcached_lite::driver::random::Random;
+use memcached_lite::protocol::dialect::Dialect;
+use memcached_lite::protocol::reply::{Error, Reply, ValueLine};
+use memcached_lite::protocol::words::Words;
+use memcached_lite::protocol::{
+    BlockEnd, MAX_LENGTH, Parsed, Rejection, Request, Topic,
+};
+use memcached_lite::server::connection::READ_LIMIT;
+use memcached_lite::server::service::{Context, OUTPUT_LIMIT};
+use memcached_lite::store::record::{Format, IntOrder};
+use memcached_lite::store::{Answer, Limits, Update, Verb};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::thread::{self, JoinHandle};
@@ -29,7 +32,7 @@ const fn raw(int_size: u8, int_order: IntOrder) -> Dialect {
     Dialect::Raw(Format { key_size: 250, int_size, int_order })
 }
 
-/// As a server has it unless told otherwise.
+/// As a server has it by default.
 const RAW: Dialect = raw(4, IntOrder::Big);
 
 /// Lite, and raw with every width that matters.
@@ -43,7 +46,7 @@ const DIALECTS: [Dialect; 7] = [
     raw(8, IntOrder::Little),
 ];
 
-/// The longest line, without its end; in raw, that of its part behind a size.
+/// The longest line, without its end; in raw, that of its part after a size.
 const LINE: usize = 2048;
 
 /// How the dialect writes the size of a value of this length.
@@ -96,12 +99,12 @@ fn request(random: &mut Random, dialect: Dialect) -> Vec<u8> {
                 1 => length = length.saturating_sub(1 + random.below(3)),
                 _ => {}
             }
-            let blank = if random.once_in(20) { b" x" } else { &b" "[..] };
+            let space = if random.once_in(20) { b" x" } else { &b" "[..] };
             let size = size(dialect, length);
             let line_end = random.pick(&[&b"\r\n"[..], b" \r\n", b"\n", b"  \n"]);
             let ends = [&b" \r\n"[..], b"\r\n", b"\n", b"   \n", b"..\r\n"];
             let end = random.pick(&ends);
-            [b"set ", key, blank, &size, line_end, &value, end].concat()
+            [b"set ", key, space, &size, line_end, &value, end].concat()
         }
         6 | 7 => {
             let ends = [&b"\r\n"[..], b"\n", b"  \r\n"];
@@ -150,8 +153,8 @@ fn a_stream_means_the_same_however_it_is_cut() {
         found += whole.len();
         let bytewise = read(dialect, &stream, &mut || 1, false);
         let what = format!("{dialect:?}, seed {seed}");
-        // P3: whoever waits for as many bytes as are needed misses nothing, and waits
-        // for nothing.
+        // P3: a reader that waits for as many bytes as are needed misses nothing, and
+        // waits for nothing.
         let patient = read(dialect, &stream, &mut || 1, true);
         assert_same(&bytewise, &patient, &format!("{what}, patiently"));
         assert_same(&whole, &without_places(bytewise), &format!("{what}, bytewise"));
@@ -206,7 +209,7 @@ fn no_bytes_make_the_parser_panic_or_stand_still() {
         let shown = input.clone();
         let result = std::panic::catch_unwind(|| consume(dialect, &input));
         assert!(result.is_ok(), "{dialect:?}, seed {seed}: {}", shown.escape_ascii());
-        // What a server says may be as odd.
+        // A server's replies may be as odd.
         let line = [b"VALUE ", &shown[..]].concat();
         dialect.is_line(&line);
         dialect.parse_value_line(&line);
@@ -214,7 +217,7 @@ fn no_bytes_make_the_parser_panic_or_stand_still() {
     }
 }
 
-/// The longest value that the dialect can say.
+/// The longest value that has a size in the dialect.
 fn longest(dialect: Dialect) -> usize {
     match dialect {
         Dialect::Raw(format) => (format.max_value() - 3).min(MAX_LENGTH) as usize,
@@ -228,23 +231,16 @@ fn every_request_that_is_written_is_read_back() {
         let random = &mut Random::new(seed);
         let (key, mut value) = (random.key(), random.value());
         value.truncate(longest(dialect));
-        let store = Request::Store {
-            verb: Verb::Set,
-            key: &key,
-            flags: 0,
-            exptime: 0,
-            unique: 0,
-            value: &value,
-        };
-        let retrieval = Retrieval { unique: false, exptime: None };
-        let get = Request::Get(retrieval, Words(&key));
-        for request in [store, get, Request::FlushAll { delay: 0 }] {
+        let set = Update { key: &key, value: &value, ..Update::default() };
+        let set = Request::Update(set);
+        let get = Request::Get { keys: Words(&key), unique: false, exptime: None };
+        for request in [set, get, Request::FlushAll(0)] {
             let mut bytes = Vec::new();
             assert!(dialect.write_request(&request, &mut bytes), "seed {seed}");
             let used = bytes.len();
-            let message = Message { request, noreply: false, used };
+            let expected = Parsed::Request { request, noreply: false, used };
             let parsed = dialect.parse(&bytes, &LIMITS);
-            assert_eq!(parsed, Parsed::Message(message), "{dialect:?}, seed {seed}");
+            assert_eq!(parsed, expected, "{dialect:?}, seed {seed}");
         }
     }
 }
@@ -275,13 +271,12 @@ fn every_value_that_is_written_is_read_back() {
 #[test]
 fn every_reply_has_its_words_and_is_read_back() {
     let cases = [
-        (Reply::Stored, "STORED"),
-        (Reply::NotStored, "NOT-STORED"),
+        (Reply::Answer(Answer::Stored), "STORED"),
+        (Reply::Answer(Answer::NotStored), "NOT-STORED"),
         (Reply::Ok, "DELETED"),
         (Reply::End, "END"),
-        (Reply::ServerError("no room".into()), "SERVER_ERROR no room"),
     ];
-    let refused = [
+    let rejected = [
         (Error::TooLarge, "NOT-STORED"),
         (Error::BadFormat, "INVALID REQUEST"),
         (Error::BadChunk, "INVALID REQUEST"),
@@ -299,9 +294,9 @@ fn every_reply_has_its_words_and_is_read_back() {
             let line = line.strip_suffix("\r\n").expect("a line end").as_bytes();
             assert_eq!(dialect.parse_reply(line).as_ref(), Some(reply));
         }
-        for (error, words) in refused {
+        for (error, words) in rejected {
             let line = format!("{words}{end}");
-            assert_eq!(written(&Reply::Refused(error)), line.as_bytes());
+            assert_eq!(written(&Reply::Rejected(error)), line.as_bytes());
         }
         assert_eq!(dialect.parse_reply(b"INVALID REQUEST"), None);
     }
@@ -320,25 +315,26 @@ fn a_miss_and_an_empty_value_are_the_same_bytes() {
 
 #[test]
 fn what_a_dialect_has_no_words_for_is_not_written() {
-    let get = |unique, exptime, keys| {
-        Request::Get(Retrieval { unique, exptime }, Words(keys))
-    };
-    fn store(verb: Verb, flags: u32, exptime: i64, value: &[u8]) -> Request<'_> {
-        Request::Store { verb, key: b"k", flags, exptime, unique: 0, value }
+    let get =
+        |unique, exptime, keys| Request::Get { keys: Words(keys), unique, exptime };
+    fn update(verb: Verb, flags: u32, exptime: i64, value: &[u8]) -> Request<'_> {
+        let key = b"k";
+        Request::Update(Update { verb, key, flags, exptime, number: 0, value })
     }
     let unsaid = [
         get(true, None, b"a"),
         get(false, Some(0), b"a"),
         get(false, None, b"a b"),
         get(false, None, b""),
-        store(Verb::Add, 0, 0, b"x"),
-        store(Verb::Cas, 0, 0, b"x"),
-        store(Verb::Set, 1, 0, b"x"),
-        store(Verb::Set, 0, 1, b"x"),
-        Request::FlushAll { delay: 1 },
-        Request::Delete(b"k"),
-        Request::Count { up: true, key: b"k", delta: 1 },
-        Request::Touch { key: b"k", exptime: 0 },
+        update(Verb::Add, 0, 0, b"x"),
+        update(Verb::Cas, 0, 0, b"x"),
+        update(Verb::Set, 1, 0, b"x"),
+        update(Verb::Set, 0, 1, b"x"),
+        Request::FlushAll(1),
+        update(Verb::Delete, 0, 0, b""),
+        update(Verb::Incr, 0, 0, b""),
+        update(Verb::Decr, 0, 0, b""),
+        update(Verb::Touch, 0, 0, b""),
         Request::Stats(Topic::General),
         Request::Version,
         Request::Verbosity,
@@ -355,7 +351,8 @@ fn what_a_dialect_has_no_words_for_is_not_written() {
         let fits = |length| {
             let value = vec![b'v'; length];
             let (mut set, mut reply) = (Vec::new(), Vec::new());
-            let said = dialect.write_request(&store(Verb::Set, 0, 0, &value), &mut set);
+            let said =
+                dialect.write_request(&update(Verb::Set, 0, 0, &value), &mut set);
             let answered = dialect.write_value(&mut reply, b"k", 0, None, &value);
             assert_eq!(said, answered.is_ok());
             said
@@ -365,9 +362,10 @@ fn what_a_dialect_has_no_words_for_is_not_written() {
     }
 }
 
-/// A refusal that uses up so many bytes.
-fn refused(error: Error, used: usize, swallow: Option<usize>) -> Parsed<'static> {
-    Parsed::Refused(Refusal { error, noreply: false, used, swallow, stale: None })
+/// A rejection that uses up so many bytes.
+fn rejected(error: Error, used: usize, swallow: Option<usize>) -> Parsed<'static> {
+    let (noreply, removes) = (false, None);
+    Parsed::Rejected(Rejection { error, noreply, used, swallow, removes })
 }
 
 #[test]
@@ -381,27 +379,27 @@ fn a_length_is_only_a_number() {
             [b"set k ", &size[..], b"\n"].concat()
         };
         let input = line(longest);
-        let needed = Parsed::Incomplete(input.len() + longest + 1);
+        let needed = Parsed::NeedBytes(input.len() + longest + 1);
         assert_eq!(dialect.parse(&input, &limits), needed);
         // P2: where it is too large, all of it is swallowed.
-        let refusal = Refusal {
+        let rejection = Rejection {
             error: Error::TooLarge,
             noreply: false,
             used: input.len(),
             swallow: Some(longest),
-            stale: Some(b"k"),
+            removes: Some(b"k"),
         };
-        assert_eq!(dialect.parse(&input, &LIMITS), Parsed::Refused(refusal));
+        assert_eq!(dialect.parse(&input, &LIMITS), Parsed::Rejected(rejection));
         let input = line(longest + 1);
-        let expected = refused(Error::BadFormat, input.len(), None);
+        let expected = rejected(Error::BadFormat, input.len(), None);
         assert_eq!(dialect.parse(&input, &limits), expected);
-        assert_eq!(dialect.block_end(b"", longest), BlockEnd::Incomplete(longest + 1));
+        assert_eq!(dialect.block_end(b"", longest), BlockEnd::Need(longest + 1));
     }
     let at_the_end = [u64::MAX, u64::MAX - 1, u64::MAX - 3, 1 << 63, 0, 1, 2];
     for size in at_the_end {
         let dialect = raw(8, IntOrder::Big);
         let input = [b"set k ", &size.to_be_bytes()[..], b"\n"].concat();
-        let expected = refused(Error::BadFormat, input.len(), None);
+        let expected = rejected(Error::BadFormat, input.len(), None);
         assert_eq!(dialect.parse(&input, &limits), expected, "{size}");
         let line = [b"VALUE k ", &size.to_be_bytes()[..], b" "].concat();
         let length = dialect.parse_value_line(&line).map(|line| line.length as u64);
@@ -417,17 +415,48 @@ fn a_bad_key_in_a_line_with_a_size_leaves_the_value_swallowed() {
         for key in [&b"a\0b"[..], b"\0", &long] {
             let input = set(dialect, key, b"delete\r\n");
             let line = input.len() - b"delete\r\n \r\n".len();
-            let expected = refused(Error::BadFormat, line, Some(8));
+            let expected = rejected(Error::BadFormat, line, Some(8));
             assert_eq!(dialect.parse(&input, &LIMITS), expected, "{dialect:?}");
         }
     }
     let input = b"set k 8 x\r\ndelete\r\n \r\n";
-    let expected = refused(Error::BadFormat, 11, Some(8));
+    let expected = rejected(Error::BadFormat, 11, Some(8));
     assert_eq!(Lite.parse(input, &LIMITS), expected);
 }
 
 #[test]
-fn a_line_may_be_as_long_as_its_limit_and_one_byte_more_hangs_up() {
+fn only_one_carriage_return_belongs_to_the_end_of_a_line() {
+    // P2
+    let expected = rejected(Error::BadFormat, b"set k 2 \r\r\n".len(), Some(2));
+    assert_eq!(Lite.parse(b"set k 2 \r\r\nab\r\n", &LIMITS), expected);
+    let line = b"set k \0\0\0\x05 \r\r\n";
+    let expected = rejected(Error::BadFormat, line.len(), None);
+    assert_eq!(RAW.parse(line, &LIMITS), expected);
+}
+
+#[test]
+fn what_is_likely_not_a_size_in_raw_has_no_value() {
+    // Their size, or four characters in its place, would be that of a large value.
+    for line in [
+        &b"set  k 10\r\n"[..],
+        b"set  k  \r\n",
+        b"set  \0\0\0\x05 \r\n",
+        b" set k 5\r\n",
+        b" set k \0\0\0\x05\r\n",
+        b"  set \0\0\0\x05\r\n",
+        b"set k 5 bytes\r\n",
+        b"set k\r\n",
+        b"set\r\n",
+    ] {
+        let input = [line, b"get k\r\n"].concat();
+        let expected = rejected(Error::BadFormat, line.len(), None);
+        let what = line.escape_ascii();
+        assert_eq!(RAW.parse(&input, &LIMITS), expected, "{what}");
+    }
+}
+
+#[test]
+fn a_line_may_be_as_long_as_its_limit_and_one_byte_more_closes() {
     let filled = |start: &[u8], len: usize| {
         let mut line = start.to_vec();
         line.resize(start.len().max(len), b'x');
@@ -435,17 +464,17 @@ fn a_line_may_be_as_long_as_its_limit_and_one_byte_more_hangs_up() {
     };
     let starts = ["", "set ", "set k", "get ", "delete ", " set k "];
     let cases = DIALECTS.map(|dialect| {
-        let behind_size = [b"set k ", &size(dialect, 2)[..]].concat();
-        let searched = if dialect == Lite { 0 } else { behind_size.len() };
+        let with_size = [b"set k ", &size(dialect, 2)[..]].concat();
+        let searched = if dialect == Lite { 0 } else { with_size.len() };
         let plain = starts.map(|start| (dialect, start.as_bytes().to_vec(), LINE));
-        [&plain[..], &[(dialect, behind_size, searched + LINE)]].concat()
+        [&plain[..], &[(dialect, with_size, searched + LINE)]].concat()
     });
     for (dialect, start, limit) in cases.concat() {
         let what = format!("{dialect:?}, {}", start.escape_ascii());
         let parse = |line: &[u8]| match dialect.parse(line, &LIMITS) {
-            Parsed::Unended(longest) => Err(longest),
-            Parsed::Hangup => Ok(0),
-            Parsed::Refused(refusal) => Ok(refusal.used),
+            Parsed::NeedLine(longest) => Err(longest),
+            Parsed::Close => Ok(0),
+            Parsed::Rejected(rejection) => Ok(rejection.used),
             other => panic!("{what}: {other:?}"),
         };
         // P3
@@ -460,36 +489,36 @@ fn a_line_may_be_as_long_as_its_limit_and_one_byte_more_hangs_up() {
         line.push(b'\n');
         assert_eq!(parse(&line), Ok(0), "{what}");
     }
-    // A key that takes up the whole line, but for its blank: too long, and P2.
+    // A key that takes up the whole line, but for its space: too long, and P2.
     let mut input = filled(b"set ", LINE - 1);
     input.extend(b" \0\0\0\x05\n");
-    let expected = refused(Error::BadFormat, input.len(), Some(2));
+    let expected = rejected(Error::BadFormat, input.len(), Some(2));
     assert_eq!(RAW.parse(&input, &LIMITS), expected);
-    // P1: one byte more is not looked at, whether it is there or not.
+    // P1: one byte more is not searched, whether it is there or not.
     let mut input = filled(b"set ", LINE);
-    assert_eq!(RAW.parse(&input, &LIMITS), Parsed::Unended(LINE));
+    assert_eq!(RAW.parse(&input, &LIMITS), Parsed::NeedLine(LINE));
     input.extend(b" \0\0\0\x05\n");
-    assert_eq!(RAW.parse(&input, &LIMITS), Parsed::Hangup);
+    assert_eq!(RAW.parse(&input, &LIMITS), Parsed::Close);
 }
 
 #[test]
 fn a_value_ends_with_its_line() {
-    let blanks = |count| [&b"ab"[..], &vec![b' '; count]].concat();
-    let with = |count, end: &[u8]| [&blanks(count)[..], end].concat();
+    let spaces = |count| [&b"ab"[..], &vec![b' '; count]].concat();
+    let with = |count, end: &[u8]| [&spaces(count)[..], end].concat();
     let cases = [
-        (b"".to_vec(), BlockEnd::Incomplete(3)),
-        (b"ab".to_vec(), BlockEnd::Incomplete(3)),
+        (b"".to_vec(), BlockEnd::Need(3)),
+        (b"ab".to_vec(), BlockEnd::Need(3)),
         (b"\n\n\n".to_vec(), BlockEnd::Found(3)),
         (b"ab\nget".to_vec(), BlockEnd::Found(3)),
-        (b"ab\r".to_vec(), BlockEnd::Incomplete(4)),
+        (b"ab\r".to_vec(), BlockEnd::Need(4)),
         (b"ab\r\nget".to_vec(), BlockEnd::Found(4)),
         (b"ab  \r\nget".to_vec(), BlockEnd::Found(6)),
         (b"ab\r \n".to_vec(), BlockEnd::Missing(5)),
-        (b"abc".to_vec(), BlockEnd::Incomplete(4)),
+        (b"abc".to_vec(), BlockEnd::Need(4)),
         (b"abc\r\nget".to_vec(), BlockEnd::Missing(5)),
         (b"ab \tcd\nget".to_vec(), BlockEnd::Missing(7)),
-        (blanks(63), BlockEnd::Incomplete(66)),
-        (blanks(64), BlockEnd::Missing(66)),
+        (spaces(63), BlockEnd::Need(66)),
+        (spaces(64), BlockEnd::Missing(66)),
         (with(63, b"\n"), BlockEnd::Found(66)),
         (with(62, b"\r\n"), BlockEnd::Found(66)),
         (with(64, b"\n"), BlockEnd::Missing(66)),
@@ -501,10 +530,10 @@ fn a_value_ends_with_its_line() {
             let line = [b"set k ", &size(dialect, 2)[..], b"\r\n"].concat();
             let input = [&line[..], &bytes].concat();
             let used = match (dialect.parse(&input, &LIMITS), end) {
-                (Parsed::Incomplete(used), BlockEnd::Incomplete(end)) => used - end,
-                (Parsed::Message(message), BlockEnd::Found(end)) => message.used - end,
-                (Parsed::Refused(refusal), BlockEnd::Missing(end)) => {
-                    let Refusal { error, swallow, used, .. } = refusal;
+                (Parsed::NeedBytes(used), BlockEnd::Need(end)) => used - end,
+                (Parsed::Request { used, .. }, BlockEnd::Found(end)) => used - end,
+                (Parsed::Rejected(rejection), BlockEnd::Missing(end)) => {
+                    let Rejection { error, swallow, used, .. } = rejection;
                     assert_eq!((error, swallow), (Error::BadChunk, None));
                     used - end
                 }
@@ -516,7 +545,7 @@ fn a_value_ends_with_its_line() {
 }
 
 #[test]
-fn an_answer_waits_for_no_byte_behind_its_request() {
+fn an_answer_waits_for_no_byte_after_its_request() {
     for dialect in DIALECTS {
         let end: &[u8] = if dialect == Lite { b"\r\n" } else { b" \r\n" };
         let line = [b"set a ", &size(dialect, 2)[..], b"\n"].concat();
@@ -562,17 +591,18 @@ fn a_get_whose_value_fills_the_output_ends_with_its_end() {
 fn a_value_that_no_size_can_say_is_one_error_of_the_server() {
     let directory = TempDir::new();
     let dialect = raw(1, IntOrder::Big);
-    let mut context = Context::new(service(dialect, &directory, 1 << 20), 0);
+    let mut context = Context::new(shared(dialect, &directory, 1 << 20), 0);
     context.session.now = NOW;
     // As another dialect may have stored it.
-    let Context { service, session, .. } = &mut context;
-    service.store.set(session, b"k", 0, 0, &[b'v'; 253]).expect("set");
-    let mut out = b"STORED \r\n".to_vec();
-    let retrieval = Retrieval { unique: false, exptime: None };
-    assert_eq!(context.get(retrieval, Words(b"k"), &mut out), None);
+    let Context { shared, session, .. } = &mut context;
+    shared.store.set(session, b"k", 0, 0, &[b'v'; 253]).expect("set");
+    let stream = [&set(dialect, b"a", b"x")[..], b"get k\r\nget a\r\n"].concat();
+    let mut served = Served::new(&stream);
+    served.serve(&mut context);
     let expected = "STORED \r\n\
-        SERVER_ERROR the value is too large for a size of this dialect \r\n";
-    assert_eq!(String::from_utf8_lossy(&out), expected);
+        SERVER_ERROR the value is too large for a size of this dialect \r\n\
+        VALUE a \x04 \r\nx \r\nEND \r\n";
+    assert_eq!(served.replies(&context), expected);
 }
 
 // Servers.
@@ -583,7 +613,8 @@ fn arguments(dialect: Dialect) -> Vec<String> {
         Dialect::Memcached => "--dialect memcached".to_owned(),
         Lite => "--dialect lite".to_owned(),
         Dialect::Raw(Format { int_size, int_order, .. }) => {
-            format!("--dialect raw --int-size {int_size} --int-order {int_order}")
+            let order = if int_order == IntOrder::Big { "big" } else { "little" };
+            format!("--dialect raw --int-size {int_size} --int-order {order}")
         }
     };
     words.split(' ').map(str::to_owned).collect()
@@ -615,12 +646,12 @@ fn the_client_gets_what_it_has_set() {
         let server = start_on(&data, dialect);
         let mut client = client(server.addr, dialect);
         assert_eq!(client.get("missing").expect("get"), None);
-        // A size that is `\n`, `\r`, a blank, 255, `\n\n`, and all that there is.
+        // A size that is `\n`, `\r`, a space, 255, `\n\n`, and the largest.
         for length in [1, 7, 10, 29, 252, 2567, 1_048_575] {
             let value = vec![b'\n'; length];
             if length > longest(dialect) {
                 let error = client.set("k", &value, 0, 0).expect_err("no size");
-                assert!(matches!(error, ClientError::Dialect), "{error:?}");
+                assert!(matches!(error, ClientError::Request(_)), "{error:?}");
                 continue;
             }
             client.set("k", &value, 0, 0).expect("set");
@@ -628,43 +659,46 @@ fn the_client_gets_what_it_has_set() {
             let expected = Item { key: b"k".into(), flags: 0, unique: None, value };
             assert!(item == expected, "{dialect:?}, {length}");
         }
-        // An empty value is none.
+        // An empty value is the same as none.
         client.set("k", "", 0, 0).expect("set");
         assert_eq!(client.get("k").expect("get"), None);
         client.set("k", "x", 0, 0).expect("set");
-        client.flush_all(0).expect("flush");
+        assert_eq!(client.ask(&Request::FlushAll(0)).expect("flush"), Reply::Ok);
         assert_eq!(client.get("k").expect("get"), None);
     }
 }
 
 #[test]
-fn the_client_goes_on_after_what_could_not_be() {
+fn the_client_continues_after_a_request_that_was_not_sent_or_not_served() {
     for dialect in [Lite, RAW] {
         let data = TempDir::new();
         let server = start_on(&data, dialect);
         let mut client = client(server.addr, dialect);
         client.set("k", "old", 0, 0).expect("set");
+        let (key, value) = (&b"k"[..], &b"x"[..]);
+        let add = Update { verb: Verb::Add, key, value, ..Update::default() };
         let unsaid = [
             client.gets("k").err(),
-            client.gat("k", 0).err(),
+            client.retrieve(&["k"], false, Some(0)).err(),
             client.get_many(&["a", "b"]).err(),
-            client.add("k", "x", 0, 0).err(),
+            client.update(add).err(),
             client.set("k", "x", 1, 0).err(),
             client.set("k", "x", 0, 1).err(),
             client.delete("k").err(),
             client.incr("k", 1).err(),
             client.touch("k", 0).err(),
-            client.flush_all(1).err(),
+            client.ask(&Request::FlushAll(1)).err(),
             client.stats(Topic::General).err(),
-            client.version().err(),
+            client.ask(&Request::Version).err(),
         ];
         for error in unsaid {
             let error = error.expect("no words");
-            assert!(matches!(error, ClientError::Dialect) && !error.is_fatal());
+            assert!(matches!(error, ClientError::Request(_)) && !error.is_fatal());
         }
         assert_eq!(value_of(client.get("k").expect("get")), b"old");
-        let reply = client.store(Verb::Set, "k", vec![b'x'; 1_048_576], 0, 0, 0);
-        assert_eq!(reply.expect("an answer"), Reply::NotStored);
+        let value = vec![b'x'; 1_048_576];
+        let set = Update { key, value: &value, ..Update::default() };
+        assert_eq!(client.update(set).expect("an answer"), Answer::NotStored);
         assert_eq!(client.get("k").expect("get"), None);
         let options = Options {
             address: server.addr.to_string(),
@@ -677,7 +711,7 @@ fn the_client_goes_on_after_what_could_not_be() {
             careless.get([b'k'; 251]).expect_err("the key is too long"),
             careless.set([b'k'; 251], "delete\r\n", 0, 0).expect_err("likewise"),
         ] {
-            let ClientError::Refused(line) = error else { panic!("{error:?}") };
+            let ClientError::Rejected(line) = error else { panic!("{error:?}") };
             assert_eq!(line, "INVALID REQUEST");
         }
         careless.set("k", "x", 0, 0).expect("set");
@@ -713,10 +747,11 @@ fn what_one_dialect_has_set_another_gets_after_a_restart() {
         }
         let flags = client.get("flags").expect("get").expect("an item").flags;
         assert_eq!(flags, if dialect == Dialect::Memcached { 7 } else { 0 });
-        // No size says how long it is. The client is told so, and goes on.
+        // No size says how long it is. That is the answer, and the client continues.
         match client.get("long") {
-            Err(ClientError::Server(why)) if dialect == small => {
-                assert_eq!(why, "the value is too large for a size of this dialect");
+            Err(ClientError::Rejected(line)) if dialect == small => {
+                let why = "the value is too large for a size of this dialect";
+                assert_eq!(line, format!("SERVER_ERROR {why}"));
             }
             item => assert_eq!(value_of(item.expect("get")), [b'v'; 253]),
         }
@@ -766,19 +801,19 @@ fn the_client_sends_the_bytes_of_its_dialect() {
             (b"delete\r\n".to_vec(), line(b"DELETED")),
             (sent.into(), line(b"NOT-STORED")),
             (b"get k\r\n".to_vec(), line(b"INVALID REQUEST")),
-            (b"get k\r\n".to_vec(), line(b"SERVER_ERROR no room")),
+            (b"get k\r\n".to_vec(), line(b"SERVER_ERROR no space")),
         ];
         let (mut client, server) = record(dialect, &talk);
         client.set("k", value, 0, 0).expect("set");
         assert_eq!(value_of(client.get("k").expect("get")), value);
         assert_eq!(client.get("k").expect("get"), None);
-        client.flush_all(0).expect("flush");
-        let reply = client.store(Verb::Set, "k", value, 0, 0, 0).expect("an answer");
-        assert_eq!(reply, Reply::NotStored);
-        let error = client.get("k").expect_err("refused");
+        assert_eq!(client.ask(&Request::FlushAll(0)).expect("flush"), Reply::Ok);
+        let set = Update { key: b"k", value, ..Update::default() };
+        assert_eq!(client.update(set).expect("an answer"), Answer::NotStored);
+        let error = client.get("k").expect_err("rejected");
         assert_eq!(error.to_string(), "INVALID REQUEST");
         let error = client.get("k").expect_err("failed");
-        assert_eq!(error.to_string(), "the server failed: no room");
+        assert_eq!(error.to_string(), "SERVER_ERROR no space");
         let requests: Vec<_> = talk.into_iter().map(|(request, _)| request).collect();
         assert_eq!(server.join().expect("server"), requests, "{dialect:?}");
     }
@@ -803,7 +838,7 @@ fn failure(dialect: Dialect, answer: &[u8]) -> ClientError {
 }
 
 #[test]
-fn an_answer_that_is_cut_off_is_none() {
+fn an_answer_that_is_cut_off_is_not_one() {
     let largest = (MAX_LENGTH + 3).to_be_bytes();
     let cases: [(Dialect, &[u8]); 5] = [
         (Lite, b"VALUE k 10 \r\nhalf"),
@@ -815,12 +850,13 @@ fn an_answer_that_is_cut_off_is_none() {
     ];
     for (dialect, answer) in cases {
         let error = failure(dialect, answer);
-        assert!(matches!(error, ClientError::Closed), "{error:?}");
+        let ClientError::Io(why) = error else { panic!("{error:?}") };
+        assert_eq!(why, "the server has closed the connection");
     }
 }
 
 #[test]
-fn what_is_no_answer_is_unexpected() {
+fn what_is_not_an_answer_is_unexpected() {
     let endless = |start: &[u8], byte| [start, &vec![byte; 1 << 20]].concat();
     let cases: [(Dialect, &[u8]); 15] = [
         // A line without an end costs no more memory than the longest line.
@@ -829,7 +865,7 @@ fn what_is_no_answer_is_unexpected() {
         (RAW, &endless(b"VALUE k \0\0\0\n", b'x')),
         (RAW, &endless(b"VALUE k \0\0\0\n", b' ')),
         (RAW, &endless(b"VALUE k ", b'\n')),
-        // Sizes that are none, or too large.
+        // What is not a size, or too large a one.
         (RAW, b"VALUE k \0\0\0\x02 \r\n\r\nEND \r\n"),
         (RAW, b"VALUE k \xff\xff\xff\xff \r\nx"),
         (Lite, b"VALUE k 18446744073709551615 \r\nx"),
@@ -840,7 +876,7 @@ fn what_is_no_answer_is_unexpected() {
         // Something else, and no key.
         (Lite, b"VALUES k 2 \r\nab\r\nEND\r\n"),
         (RAW, b"VALUE  \0\0\0\x05 \r\nab \r\nEND \r\n"),
-        // Something else than a line's end behind the value.
+        // Something else than a line's end after the value.
         (Lite, b"VALUE k 2 \r\nabcdEND\r\n"),
         (RAW, b"VALUE k \0\0\0\x05 \r\nabc\r\nEND \r\n"),
     ];
@@ -879,34 +915,35 @@ fn the_client_program_speaks_every_dialect() {
         assert_eq!(run("flush").1, 0);
         assert_eq!(run("get k"), ("KEY NOT FOUND".into(), 1));
         if dialect != Dialect::Memcached {
-            let why = "client: this can't be said in the dialect that was chosen";
+            let why = "client: the dialect has no words for this";
             assert_eq!(run("delete k"), (why.into(), 2));
         }
     }
 }
 
 #[test]
-fn every_request_of_a_dialect_is_told_of() {
+fn every_request_of_a_dialect_is_traced() {
     let data = TempDir::new();
     let server = Server::start_on(data.path(), &["-vv", "--dialect", "raw"]);
     let mut stream: TcpStream = server.connect();
     stream.write_all(b"set k \0\0\0\x05 \r\nab \r\nget k\r\n").expect("sent");
     let line = server.wait_for_line("'set ", REPLY_TIMEOUT);
-    let told = r#"'set k \x00\x00\x00\x05 ' answered "STORED ", 9 bytes"#;
-    assert!(line.contains(told), "{line}");
+    let traced = r#"'set k \x00\x00\x00\x05 ' answered "STORED ", 9 bytes"#;
+    assert!(line.contains(traced), "{line}");
     let line = server.wait_for_line("'get ", REPLY_TIMEOUT);
-    let told = r#"'get k' answered "VALUE k \x00\x00\x00\x05 ", 26 bytes"#;
-    assert!(line.contains(told), "{line}");
+    let traced = r#"'get k' answered "VALUE k \x00\x00\x00\x05 ", 26 bytes"#;
+    assert!(line.contains(traced), "{line}");
 }
 
 #[test]
-fn the_replayer_notices_an_answer_too_many_in_every_dialect() {
+fn the_interpreter_notices_an_answer_too_many_in_every_dialect() {
     let text = "> jump\n> jump\n< INVALID REQUEST";
-    for (dialect, blank) in [(Lite, ""), (RAW, "\\x20")] {
+    for (dialect, space) in [(Lite, ""), (RAW, "\\x20")] {
         let data = TempDir::new();
         let server = start_on(&data, dialect);
-        let text = format!("{text}{blank}\n");
-        let wrong = dialogue::replay(server.addr, &text, false).expect_err("too many");
-        assert!(wrong.contains("expected one \"VALUE at-the-end \""), "{wrong}");
+        let text = format!("{text}{space}\n");
+        let wrong = replay(server.addr, &text, false).expect_err("too many");
+        let why = "MAIN: should end, received \"INVALID REQUEST";
+        assert!(wrong.contains(why), "{wrong}");
     }
 }

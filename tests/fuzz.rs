@@ -1,23 +1,24 @@
 //! Noise over the wire, in all three dialects: random bytes, and the dialogues of
 //! tests/wire with bytes flipped, pieces cut, repeated and mixed up, and numbers taken
 //! to extremes, in random pieces. The server may answer them as it likes, or close. It
-//! has to go on, and to keep a neighbour's data.
+//! has to continue, and to keep a neighbour's data.
 //!
-//! A few seconds of it run with all other tests; `make fuzz` takes as long as it is
-//! told. A failure says the seed of its round and what was sent: `make fuzz SEED=n`
+//! A few seconds of it run with all other tests; `make fuzz` takes a number of seconds. A
+//! failure says the seed of its round and what was sent: `make fuzz SEED=n`
 //! begins with that round.
 
 mod common;
 
-use common::dialogue::requests;
+use common::requests;
 use common::stream::Ingredients;
 use common::talk::*;
 use common::{Server, TempDir};
-use memcached_lite::dialect::Dialect;
-use memcached_lite::protocol::{Request, Verb};
-use memcached_lite::random::Random;
-use memcached_lite::record::Format;
-use memcached_lite::reply::Reply;
+use memcached_lite::driver::random::Random;
+use memcached_lite::protocol::Request;
+use memcached_lite::protocol::dialect::Dialect;
+use memcached_lite::protocol::reply::Reply;
+use memcached_lite::store::record::Format;
+use memcached_lite::store::{Answer, Update};
 use std::io::Write;
 use std::net::{Shutdown, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -132,7 +133,7 @@ fn hear(
         reading.map_or_else(|| rest(&stream), |thread| thread.join().unwrap());
     });
     // The noise may have asked for a flush later on. This one takes its place.
-    tell(neighbour, dialect, &Request::FlushAll { delay: 0 }, &Reply::Ok);
+    tell(neighbour, dialect, &Request::FlushAll(0), &Reply::Ok);
     let value = store(neighbour, dialect, random);
     ask(neighbour, format!("get {KEY}\r\n"), hit_in(dialect, &value));
     value
@@ -141,15 +142,9 @@ fn hear(
 /// Sets the neighbour's value to another one.
 fn store(neighbour: &TcpStream, dialect: Dialect, random: &mut Random) -> String {
     let value = random.text(8);
-    let request = Request::Store {
-        verb: Verb::Set,
-        key: KEY.as_bytes(),
-        flags: 0,
-        exptime: 0,
-        unique: 0,
-        value: value.as_bytes(),
-    };
-    tell(neighbour, dialect, &request, &Reply::Stored);
+    let (key, bytes) = (KEY.as_bytes(), value.as_bytes());
+    let set = Request::Update(Update { key, value: bytes, ..Update::default() });
+    tell(neighbour, dialect, &set, &Reply::Answer(Answer::Stored));
     value
 }
 
@@ -197,7 +192,7 @@ fn noise(random: &mut Random, dialogues: &[Vec<u8>]) -> Vec<u8> {
     bytes
 }
 
-/// The first number behind `at` becomes another one.
+/// The first number after `at` becomes another one.
 fn extreme(random: &mut Random, bytes: &mut Vec<u8>, at: usize) {
     let digits = |bytes: &[u8]| bytes.iter().position(|byte| !byte.is_ascii_digit());
     let Some(start) = bytes[at..].iter().position(u8::is_ascii_digit) else { return };

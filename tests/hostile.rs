@@ -1,10 +1,9 @@
-//! What a client that means no good may send, and how it may behave: nothing of it hurts
-//! the server, its data or a neighbour. Each attack is judged by [`survives`].
+//! What a hostile client may send, and how it may behave: nothing of it hurts the server,
+//! its data or a neighbour. Each attack is judged by [`survives`].
 //!
-//! Many are known from memcached, and named after the entry in the list of Common
-//! Vulnerabilities and Exposures (CVE) that tells of it. What single requests are
-//! answered with is in tests/wire/errors.txt and tests/protocol.rs, random bytes are in
-//! tests/fuzz.rs.
+//! Many are known from memcached, and named after their entries in the list of Common
+//! Vulnerabilities and Exposures (CVE). How single requests are answered is in
+//! tests/wire/errors.txt and tests/protocol.rs; random bytes are in tests/fuzz.rs.
 
 mod common;
 
@@ -22,8 +21,8 @@ const COMMANDS: &str = "\r\ndelete safe\r\nflush_all\r\nset safe 0 0 4\r\nlost\r
 /// More than any server here may ever have in memory, in kB.
 const MEMORY: u64 = 64 << 10;
 
-/// Runs `attack` against a server. Afterwards the same process serves a neighbour who was
-/// there before and one who comes now, with the data from before; nothing in it has
+/// Runs `attack` against a server. Afterwards the same process serves a neighbour that was
+/// there before and one that connects now, with the data from before; nothing in it has
 /// panicked, and it holds no more memory or descriptors than it may.
 fn survives(options: &[&str], attack: impl FnOnce(&Server)) {
     let options = [&["-t", "2", "--sync", "every-second"], options].concat();
@@ -33,7 +32,7 @@ fn survives(options: &[&str], attack: impl FnOnce(&Server)) {
     ask(&neighbour, set("count", b"0"), STORED);
     let before = descriptors(&server);
     attack(&server);
-    // Who has left is noticed a moment later.
+    // That clients have left is noticed a moment later.
     until(|| stat(&neighbour, "curr_connections") == 1);
     for (stream, count) in [(neighbour, 1), (server.connect(), 2)] {
         ask(&stream, "get safe\r\n", only("safe", b"untouched"));
@@ -48,15 +47,15 @@ fn survives(options: &[&str], attack: impl FnOnce(&Server)) {
     assert_eq!(server.last_words(), "");
 }
 
-/// Sends all of `bytes`, unless the server closes before, and returns all that it says
-/// until then.
-fn sends_and_is_hung_up_on(server: &Server, bytes: impl AsRef<[u8]>) -> Vec<u8> {
+/// Sends all of `bytes`, unless the server closes before, and returns all that comes back
+/// until it closes.
+fn replies_until_closed(server: &Server, bytes: impl AsRef<[u8]>) -> Vec<u8> {
     let stream = server.connect();
     let _ = (&stream).write_all(bytes.as_ref());
     rest(&stream)
 }
 
-/// Closes in a way that the server sees as a reset: with a reply that was not read.
+/// Closes in a way that the server sees as a reset: with a reply unread.
 fn reset(stream: TcpStream) {
     stream.peek(&mut [0]).expect("a reply");
 }
@@ -123,9 +122,9 @@ fn no_size_of_the_other_dialects_is_negative_or_overflows() {
 }
 
 #[test]
-fn cve_2019_11596_what_we_do_not_have_needs_no_words_and_does_nothing() {
-    // Some of them tell others' keys or stop the server, where memcached is told to
-    // allow it; CVE-2009-1255 and CVE-2009-1494 were about what `stats` tells.
+fn cve_2019_11596_commands_that_we_do_not_have_do_nothing_however_many_words() {
+    // Some of them show others' keys or stop the server, where memcached is started so;
+    // CVE-2009-1255 and CVE-2009-1494 were about what `stats` shows.
     let lines = [
         "lru mode flat",
         "lru temp_ttl 1",
@@ -162,21 +161,21 @@ fn cve_2019_11596_what_we_do_not_have_needs_no_words_and_does_nothing() {
 }
 
 #[test]
-fn cve_2023_46852_a_get_may_have_ten_thousand_blanks() {
-    let blanks = " ".repeat(10_000);
+fn cve_2023_46852_a_get_may_have_ten_thousand_spaces() {
+    let spaces = " ".repeat(10_000);
     survives(&[], |server| {
         let stream = server.connect();
         let hit = only("safe", b"untouched");
         for end in ["\r\n", "\n", " \r\n"] {
             // CVE-2023-46853 was about the second of these ends.
-            ask(&stream, format!("get{blanks}safe{end}"), &hit);
-            ask(&stream, format!("get safe{blanks}{end}"), &hit);
-            ask(&stream, format!("gat{blanks}0{blanks}safe{blanks}{end}"), &hit);
-            ask(&stream, format!("get{blanks}{end}"), BAD_FORMAT);
-            ask(&stream, format!("gets {blanks}nothing{blanks}{end}"), "END\r\n");
+            ask(&stream, format!("get{spaces}safe{end}"), &hit);
+            ask(&stream, format!("get safe{spaces}{end}"), &hit);
+            ask(&stream, format!("gat{spaces}0{spaces}safe{spaces}{end}"), &hit);
+            ask(&stream, format!("get{spaces}{end}"), BAD_FORMAT);
+            ask(&stream, format!("gets {spaces}nothing{spaces}{end}"), "END\r\n");
         }
         // Other commands have no such lines.
-        assert_eq!(sends_and_is_hung_up_on(server, format!("delete{blanks}safe")), b"");
+        assert_eq!(replies_until_closed(server, format!("delete{spaces}safe")), b"");
     });
 }
 
@@ -197,13 +196,13 @@ fn cve_2018_1000127_a_get_may_name_a_key_seventy_thousand_times() {
 }
 
 #[test]
-fn cve_2010_1152_a_line_without_end_is_not_kept() {
+fn cve_2010_1152_a_line_without_an_end_is_not_kept() {
     for dialect in ["memcached", "lite", "raw"] {
         let attack = |server: &Server| {
             for start in ["", "get ", "set ", "set k ", "gat 0 ", " ", "stats "] {
                 for filler in [&b"x"[..], b" ", b"\r", b"\0", b"x "] {
                     let line = [start.as_bytes(), &filler.repeat(5 << 20)].concat();
-                    assert_eq!(show(&sends_and_is_hung_up_on(server, line)), "");
+                    assert_eq!(show(&replies_until_closed(server, line)), "");
                 }
             }
         };
@@ -230,7 +229,7 @@ fn binary(opcode: u8, key: u16, extras: u8, body: u32) -> Vec<u8> {
 }
 
 #[test]
-fn cve_2016_8704_8705_8706_and_cve_2020_10931_nothing_binary_is_looked_at() {
+fn cve_2016_8704_8705_8706_and_cve_2020_10931_nothing_binary_is_parsed() {
     survives(&[], |server| {
         for request in [
             // append, set and SASL, with lengths that do not add up
@@ -240,18 +239,18 @@ fn cve_2016_8704_8705_8706_and_cve_2020_10931_nothing_binary_is_looked_at() {
             // extras longer than the body, and a body of -1
             binary(0x01, 0, 0xff, 1),
             binary(0x01, 1, 8, u32::MAX),
-            // a get that is well
+            // a get that is well-formed
             binary(0x00, 4, 0, 4),
         ] {
-            assert_eq!(show(&sends_and_is_hung_up_on(server, request)), "");
+            assert_eq!(show(&replies_until_closed(server, request)), "");
         }
     });
 }
 
 #[test]
 fn a_tls_handshake_runs_none_of_the_lines_in_it() {
-    // The session that a client resumes was chosen by the server that it spoke to before,
-    // whose name may meanwhile lead to us.
+    // The session that a client resumes was chosen by a server whose name may meanwhile
+    // lead to us.
     let record = |body: &[u8]| {
         let len = (body.len() as u16).to_be_bytes();
         [&[0x16, 3, 1], &len[..], body].concat()
@@ -259,7 +258,7 @@ fn a_tls_handshake_runs_none_of_the_lines_in_it() {
     survives(&[], |server| {
         let hello = [&[1, 0, 0, 200, 3, 3][..], COMMANDS.as_bytes()].concat();
         for request in [record(&hello), record(COMMANDS.as_bytes())] {
-            assert_eq!(show(&sends_and_is_hung_up_on(server, request)), "");
+            assert_eq!(show(&replies_until_closed(server, request)), "");
         }
     });
 }
@@ -278,10 +277,10 @@ fn a_browser_that_a_page_sends_to_us_runs_none_of_its_lines() {
         ] {
             let head = "\r\nHost: 127.0.0.1:11211\r\nContent-Type: text/plain\r\n";
             let request = format!("{line}{head}\r\n{COMMANDS}");
-            assert_eq!(show(&sends_and_is_hung_up_on(server, request)), "");
+            assert_eq!(show(&replies_until_closed(server, request)), "");
         }
         let long = format!("POST /{} HTTP/1.1{COMMANDS}", "x".repeat(5000));
-        assert_eq!(show(&sends_and_is_hung_up_on(server, long)), "");
+        assert_eq!(show(&replies_until_closed(server, long)), "");
     });
 }
 
@@ -319,8 +318,8 @@ fn a_block_is_never_run_whatever_is_wrong_with_its_line() {
                 for (noreply, reply) in [("", BAD_FORMAT), (" noreply", "")] {
                     let line = format!("{verb} {head} {length} 1{noreply}\r\n");
                     let request = format!("{line}{COMMANDS}\r\nget none\r\n");
-                    // In crumbs, so that the connection has to remember what it is in.
-                    request.as_bytes().chunks(7).for_each(|crumb| send(&stream, crumb));
+                    // In small chunks, so that the connection has to keep its state.
+                    request.as_bytes().chunks(7).for_each(|chunk| send(&stream, chunk));
                     expect(&stream, format!("{reply}END\r\n"));
                 }
             }
@@ -336,12 +335,12 @@ fn a_block_is_never_run_whatever_is_wrong_with_its_line() {
 }
 
 #[test]
-fn who_leaves_in_the_middle_of_a_request_has_asked_for_nothing() {
+fn a_client_that_leaves_in_the_middle_of_a_request_has_requested_nothing() {
     let whole = b"set safe 0 0 4\r\nlost\r\n";
     survives(&[], |server| {
         for len in 0..whole.len() {
             let start = &whole[..len];
-            // Half closed, it gets to hear that there is no more.
+            // Half closed, it is closed from the other side as well.
             let stream = server.connect();
             send(&stream, start);
             stream.shutdown(Shutdown::Write).expect("shutdown");
@@ -355,7 +354,7 @@ fn who_leaves_in_the_middle_of_a_request_has_asked_for_nothing() {
 }
 
 #[test]
-fn who_leaves_in_the_middle_of_a_reply_is_missed_by_nobody() {
+fn a_client_that_leaves_in_the_middle_of_a_reply_hurts_nobody() {
     survives(&[], |server| {
         let stream = server.connect();
         let big = value(0, 1_000_000);
@@ -375,23 +374,23 @@ fn who_leaves_in_the_middle_of_a_reply_is_missed_by_nobody() {
 
 /// V2
 #[test]
-fn a_hundred_who_never_read_cost_little_and_delay_nobody() {
+fn a_hundred_clients_that_do_not_read_cost_little_and_delay_nobody() {
     survives(&[], |server| {
         let other = server.connect();
         let big = value(0, 100_000);
         ask(&other, set("big", &big), STORED);
         let before = stat(&other, "bytes_written");
-        let deaf: Vec<_> = (0..100).map(|_| server.connect()).collect();
-        for stream in &deaf {
+        let unread: Vec<_> = (0..100).map(|_| server.connect()).collect();
+        for stream in &unread {
             send(stream, "get big\r\n".repeat(1000));
         }
         for i in 0..500 {
             ask(&other, set("k", &value(i, 100)), STORED);
             ask(&other, "get k\r\n", only("k", &value(i, 100)));
         }
-        assert_eq!(stat(&other, "curr_connections"), 102, "some were sent away");
+        assert_eq!(stat(&other, "curr_connections"), 102, "some were closed");
         // What the kernel has taken for them is held as well, and by all of the machine.
-        let written = (stat(&other, "bytes_written") - before) / deaf.len() as u64;
+        let written = (stat(&other, "bytes_written") - before) / unread.len() as u64;
         assert!((50_000..1_000_000).contains(&written), "{written} bytes for each");
     });
 }
@@ -410,7 +409,7 @@ fn slow_senders_by_the_hundred_delay_nobody_and_have_their_time() {
             })
             .collect();
         // Each byte comes when the neighbour has been answered once more, until all are
-        // sent away; their bytes don't buy them time.
+        // closed: so few bytes don't buy them time.
         until(|| {
             ask(&other, set("k", b"x"), STORED);
             ask(&other, "get k\r\n", only("k", b"x"));
@@ -425,7 +424,7 @@ fn slow_senders_by_the_hundred_delay_nobody_and_have_their_time() {
 }
 
 #[test]
-fn a_flood_beyond_the_limit_is_told_so_and_those_inside_do_not_notice() {
+fn a_flood_beyond_the_limit_is_rejected_and_those_inside_do_not_notice() {
     for backlog in [0, 5] {
         let options = ["--conn-limit", "10", "--backlog", &backlog.to_string()];
         survives(&options, |server| {
@@ -437,7 +436,7 @@ fn a_flood_beyond_the_limit_is_told_so_and_those_inside_do_not_notice() {
             let waiting: Vec<_> = (0..backlog).map(|_| server.connect()).collect();
             waiting.iter().for_each(|stream| send(stream, "get safe\r\n"));
             for i in 0..500 {
-                assert_eq!(show(&rest(server.connect())), show(TURNED_AWAY.as_bytes()));
+                assert_eq!(show(&rest(server.connect())), show(TOO_MANY.as_bytes()));
                 ask(&inside[i % 9], "get safe\r\n", only("safe", b"untouched"));
             }
             assert!(descriptors(server) <= before + backlog);
@@ -452,7 +451,7 @@ fn a_flood_beyond_the_limit_is_told_so_and_those_inside_do_not_notice() {
 }
 
 #[test]
-fn thousands_who_come_and_go_leave_no_descriptor_and_no_memory_behind() {
+fn thousands_that_come_and_go_leave_no_descriptor_and_no_memory_behind() {
     survives(&[], |server| {
         let first = server.connect();
         let come_and_go = |times| {

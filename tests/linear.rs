@@ -3,7 +3,7 @@
 mod common;
 
 use common::linear::{Asked, Operation, check, hit};
-use memcached_lite::random::Random;
+use memcached_lite::driver::random::Random;
 
 /// An operation that was answered.
 fn told(call: u64, end: u64, asked: Asked, answer: &str) -> Operation {
@@ -116,7 +116,7 @@ fn operations_at_the_same_time_have_any_order() {
     let sets = [told(0, 10, set("a"), "STORED"), told(1, 11, set("b"), "STORED")];
     for (value, other) in [("a", "b"), ("b", "a")] {
         good(&[sets[0].clone(), sets[1].clone(), got(12, 13, value)]);
-        // Whoever reads while both are under way may see one and then the other ...
+        // A client that reads while both are under way may see one and then the other ...
         let reads = [got(2, 3, other), got(4, 5, value), got(12, 13, value)];
         good(&[&sets[..], &reads].concat());
         // ... but not the first once more.
@@ -280,7 +280,7 @@ fn a_long_history_is_judged_and_one_lie_in_it_found() {
         history.push(Operation { client, ..told(call, end, asked, &answer) });
     }
     assert_eq!(check(history.clone()), Ok(()));
-    // Somebody is told of a value that was replaced long before.
+    // A client is shown a value that was replaced long before.
     let gets = |operation: &&mut Operation| matches!(operation.asked, Asked::Get);
     history.iter_mut().rev().find(gets).expect("a get").answer = Some(hit("70"));
     check(history).expect_err("a lie");

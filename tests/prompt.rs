@@ -1,14 +1,13 @@
-//! The client program's lines: as a script, and as somebody types them. The shell runs
-//! in this process and sees its input a line at a time, so that a test can do something
-//! between two of them; that the program itself takes a pipe for a script is seen with
-//! the program.
+//! The client program's lines: as a script, and as a person types them. The shell runs
+//! in this process and reads its input a line at a time, so that a test can do something
+//! between two of them. One test runs the program itself, which takes a pipe for a script.
 
 mod common;
 
 use assert_cmd::Command;
 use common::{NOBODY, REPLY_TIMEOUT, Server, TempDir, connect};
 use memcached_lite::client::Options;
-use memcached_lite::shell::{Outcome, Shell};
+use memcached_lite::client::shell::{Outcome, Shell};
 use std::cell::RefCell;
 use std::io::{self, BufReader, Read, Write};
 use std::iter::{self, once_with};
@@ -16,7 +15,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener};
 use std::process::{self, Stdio};
 use std::thread;
 
-/// A shell that has said nothing yet.
+/// A shell that has printed nothing yet.
 fn shell(addr: SocketAddr, prompt: bool) -> Shell<Vec<u8>, Vec<u8>> {
     let address = addr.to_string();
     let options = Options { address, timeout: REPLY_TIMEOUT, ..Options::default() };
@@ -34,7 +33,7 @@ fn shell(addr: SocketAddr, prompt: bool) -> Shell<Vec<u8>, Vec<u8>> {
     }
 }
 
-/// What a shell has printed, what it has told on the side, and how it ended.
+/// What a shell has printed, what it has reported on standard error, and how it ended.
 type Said = (String, String, Outcome);
 
 fn run(mut shell: Shell<Vec<u8>, Vec<u8>>, input: impl Read) -> Said {
@@ -51,7 +50,7 @@ fn session(server: &Server, text: &str) -> Said {
     run(shell(server.addr, true), text.as_bytes())
 }
 
-/// Lines that come to be only when they are read.
+/// Lines that are made only when they are read.
 struct Typed<I>(I);
 
 impl<I: Iterator<Item = &'static str>> Read for Typed<I> {
@@ -83,11 +82,11 @@ fn piped_input_is_a_script() {
         .assert()
         .code(2)
         .stdout("STORED\n1\nKEY NOT FOUND\n")
-        .stderr("client: line 3: bogus is no command; help lists them\n");
+        .stderr("client: line 3: unknown command bogus; help lists them\n");
 }
 
 #[test]
-fn who_types_sees_a_prompt_and_questions() {
+fn a_person_sees_a_prompt_and_questions() {
     let server = start();
     let text = "set k\nx y\nget\nk\nset\na\n1\nbogus\n\ndelete\nno\nexit\n";
     let (out, err, outcome) = session(&server, text);
@@ -97,7 +96,7 @@ fn who_types_sees_a_prompt_and_questions() {
     assert_eq!(out, greeting + expected);
     assert_eq!(
         err,
-        "client: bogus is no command; help lists them\nclient: nothing was deleted\n"
+        "client: unknown command bogus; help lists them\nclient: nothing was deleted\n"
     );
     assert_eq!(outcome, Outcome::Done);
 }
@@ -110,7 +109,7 @@ fn a_script_sees_neither() {
 }
 
 #[test]
-fn every_command_may_stand_in_a_line() {
+fn every_command_works_on_a_line() {
     let server = start();
     for (line, reply, outcome) in [
         ("get k", "KEY NOT FOUND\n", Outcome::Not),
@@ -173,7 +172,7 @@ fn what_is_missing_is_the_next_line() {
 }
 
 #[test]
-fn a_value_keeps_its_blanks() {
+fn a_value_keeps_its_spaces() {
     let server = start();
     for (set, value) in [
         ("set k x", "x"),
@@ -190,7 +189,7 @@ fn a_value_keeps_its_blanks() {
         let (out, err, _) = script(&server, &format!("{set}\nget k\n"));
         assert_eq!(out, format!("STORED\n{value}\n"), "{set:?}: {err}");
     }
-    // On a command line the blanks between words are the other shell's.
+    // On a command line the spaces between words belong to the system's shell.
     let mut client = program(server.addr);
     client.args(["set", "k", " x ", "", "y"]).assert().stdout("STORED\n");
     assert_eq!(script(&server, "get k").0, " x   y\n");
@@ -208,7 +207,7 @@ fn everything_is_deleted_only_on_yes() {
             assert!(out.contains("x\n") && !out.contains("OK"), "{answer:?}: {out}");
         }
         let (_, err, _) = run(shell(server.addr, prompt), &b"delete"[..]);
-        assert!(err.ends_with("the input ended where delete wanted yes or no\n"));
+        assert!(err.ends_with("the input ended; delete needs yes or no\n"));
         assert_eq!(script(&server, "get k").0, "x\n");
         let (out, ..) = run(shell(server.addr, prompt), &b"delete\nyes\n"[..]);
         assert!(out.contains("OK\n"), "{out}");
@@ -223,9 +222,9 @@ fn an_error_names_its_line_and_what_was_expected() {
     script(&server, "set k x");
     let long = "k".repeat(251);
     let cases = [
-        ("bogus k", "bogus is no command; help lists them"),
-        ("GET k", "GET is no command; help lists them"),
-        ("\u{1}", "\\x01 is no command; help lists them"),
+        ("bogus k", "unknown command bogus; help lists them"),
+        ("GET k", "unknown command GET; help lists them"),
+        ("\u{1}", "unknown command \\x01; help lists them"),
         ("incr", "incr takes KEY DELTA"),
         ("incr k", "incr takes KEY DELTA"),
         ("decr k 1 2", "decr takes KEY DELTA"),
@@ -238,12 +237,11 @@ fn an_error_names_its_line_and_what_was_expected() {
         ("flush 1 2", "flush takes [SECS]"),
         ("stats items", "stats takes [settings]"),
         ("version 2", "version takes nothing"),
-        ("exit 2", "exit takes nothing"),
-        ("incr k x", "DELTA is a whole number from 0, not x"),
-        ("incr k -1", "DELTA is a whole number from 0, not -1"),
-        ("cas k x v", "UNIQUE is a whole number from 0, not x"),
-        ("touch k 1.5", "SECS is a whole number, not 1.5"),
-        ("flush soon", "SECS is a whole number, not soon"),
+        ("incr k x", "DELTA takes a whole number, not x"),
+        ("incr k -1", "DELTA takes a whole number, not -1"),
+        ("cas k x v", "UNIQUE takes a whole number, not x"),
+        ("touch k 1.5", "SECS takes a whole number, not 1.5"),
+        ("flush soon", "SECS takes a whole number, not soon"),
         ("get\na b", "a key can't have the byte ' ' in it"),
         ("set\n\nx", "a key must have at least one byte"),
         (
@@ -259,7 +257,7 @@ fn an_error_names_its_line_and_what_was_expected() {
         assert_eq!(err, format!("client: {why}\n"), "{line}");
         assert_eq!(outcome, Outcome::Done);
     }
-    // The server's own words have a place, too.
+    // So is an error of the server.
     let (_, err, outcome) = script(&server, "\nincr k 1");
     let why = "CLIENT_ERROR cannot increment or decrement non-numeric value";
     assert_eq!(err, format!("client: line 2: {why}\n"));
@@ -270,10 +268,10 @@ fn an_error_names_its_line_and_what_was_expected() {
 fn an_input_that_ends_too_early_is_an_error_of_the_command_that_asked() {
     let server = start();
     for (text, why) in [
-        ("get k\nset", "line 2: the input ended where set wanted a key"),
-        ("get k\nset\nk", "line 2: the input ended where set wanted a value"),
-        ("get k\nset k\n", "line 2: the input ended where set wanted a value"),
-        ("get", "line 1: the input ended where get wanted a key"),
+        ("get k\nset", "line 2: the input ended; set needs a key"),
+        ("get k\nset\nk", "line 2: the input ended; set needs a value"),
+        ("get k\nset k\n", "line 2: the input ended; set needs a value"),
+        ("get", "line 1: the input ended; get needs a key"),
     ] {
         let (_, err, outcome) = script(&server, text);
         assert_eq!(err, format!("client: {why}\n"), "{text:?}");
@@ -375,26 +373,26 @@ fn quoted_replies_have_neither_prompts_nor_lines() {
     let (out, err, outcome) = quote("set k x\t\nget k\nbogus\nget\na b\nset k");
     let expected = r#""STORED\r\n"
 "x\t"
-error: bogus is no command; help lists them
+error: unknown command bogus; help lists them
 error: a key can't have the byte ' ' in it
-error: the input ended where set wanted a value
+error: the input ended; set needs a value
 "#;
     assert_eq!((&out[..], &err[..], outcome), (expected, "", Outcome::Usage));
 }
 
-/// Somebody else may have stored it, to write over what the terminal shows.
+/// Another client may have stored it, to overwrite what the terminal shows.
 #[test]
 fn a_terminal_shows_control_characters_and_obeys_none() {
     let server = start();
     let (out, ..) = session(&server, "set k \x1b[2Jé\u{9b}2J\tx\nget k\n");
     assert!(out.contains("> \\u{1b}[2Jé\\u{9b}2J\tx\n"), "{out:?}");
-    // What is no terminal gets the bytes as they are.
+    // A pipe or a file gets the bytes as they are.
     let (out, ..) = script(&server, "get k\n");
     assert_eq!(out, "\x1b[2Jé\u{9b}2J\tx\n");
 }
 
 #[test]
-fn what_a_server_says_is_printable_in_quotes_and_in_errors() {
+fn what_a_server_sends_is_printable_in_quotes_and_in_errors() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
     let addr = listener.local_addr().expect("address");
     let server = thread::spawn(move || {
@@ -422,7 +420,7 @@ fn an_error_shows_the_head_of_a_long_word() {
 }
 
 #[test]
-fn each_command_is_timed_if_that_is_wanted() {
+fn each_command_is_timed_on_request() {
     let server = start();
     let mut shell = shell(server.addr, false);
     shell.timed = true;
@@ -435,11 +433,11 @@ fn each_command_is_timed_if_that_is_wanted() {
     let lines: Vec<_> = err.lines().collect();
     let [set, get, error, bogus] = lines[..] else { panic!("{err}") };
     assert!(is_time(&set) && is_time(&get) && is_time(&bogus), "{err}");
-    assert_eq!(error, "client: line 5: bogus is no command; help lists them");
+    assert_eq!(error, "client: line 5: unknown command bogus; help lists them");
 }
 
 #[test]
-fn a_lost_server_is_told_and_the_next_command_connects_again() {
+fn a_lost_server_is_reported_and_the_next_command_connects_again() {
     for prompt in [false, true] {
         let data = TempDir::new();
         let server = RefCell::new(Server::start_on(data.path(), &[]));
@@ -471,7 +469,7 @@ fn a_lost_server_is_told_and_the_next_command_connects_again() {
 }
 
 #[test]
-fn a_script_ends_where_no_server_is_to_be_found_and_a_session_goes_on() {
+fn a_script_ends_where_there_is_no_server_and_a_session_continues() {
     for prompt in [false, true] {
         let server = RefCell::new(start());
         let addr = server.borrow().addr;
@@ -489,7 +487,7 @@ fn a_script_ends_where_no_server_is_to_be_found_and_a_session_goes_on() {
         if prompt {
             let [_, nobody, bogus] = lines[..] else { panic!("{err}") };
             assert!(nobody.starts_with(&format!("client: {unreachable}")), "{err}");
-            assert_eq!(bogus, "client: bogus is no command; help lists them");
+            assert_eq!(bogus, "client: unknown command bogus; help lists them");
             assert_eq!(outcome, Outcome::Done);
         } else {
             let [_, nobody] = lines[..] else { panic!("{err}") };
@@ -516,9 +514,9 @@ fn without_a_server_at_the_start_nothing_is_read() {
     }
 }
 
-/// K2. What comes behind such an answer would pass for the next one.
+/// K2. What comes after such a line would be taken for the next answer.
 #[test]
-fn after_an_answer_that_is_none_the_connection_is_not_used_again() {
+fn after_a_line_that_is_not_an_answer_the_connection_is_not_used_again() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
     let addr = listener.local_addr().expect("address");
     let answers = ["nonsense\r\nVALUE k 0 5\r\nfalse\r\nEND\r\n", "END\r\n"];
@@ -531,7 +529,7 @@ fn after_an_answer_that_is_none_the_connection_is_not_used_again() {
     });
     let (out, err, outcome) = run(shell(addr, false), &b"get k\nget k\n"[..]);
     assert_eq!(out, "KEY NOT FOUND\n");
-    let why = "client: line 1: the server gave an answer that is none: \"nonsense\"\n";
+    let why = "client: line 1: unexpected reply: \"nonsense\"\n";
     assert_eq!((&err[..], outcome), (why, Outcome::Connection));
     server.join().expect("two connections");
 }
@@ -565,4 +563,44 @@ fn a_client_killed_in_the_middle_of_a_request_disturbs_nobody() {
     assert_eq!(answer, b"");
     assert_eq!(script(&server, "get k\nget other").0, "KEY NOT FOUND\nx\n");
     connect(server.addr).expect("there is a place for the next one");
+}
+
+#[test]
+fn a_prompt_says_which_unix_socket_it_is_connected_to() {
+    let directory = TempDir::new();
+    let path = directory.path().join("socket");
+    let socket = path.to_str().expect("UTF-8").to_owned();
+    let args = ["--sync", "every-second", "--unix-socket", &socket];
+    let server = Server::spawn_on(&directory.path().join("data"), &args);
+    server.wait_for_line(&format!("Listening on {socket}..."), REPLY_TIMEOUT);
+    // Where nobody listens, so that only the socket can answer.
+    let on_socket = |prompt| {
+        let mut shell = shell(NOBODY, prompt);
+        shell.options.address = path.display().to_string();
+        shell
+    };
+    let greeting = format!("connected to {socket}; help lists the commands\n");
+    let (out, err, outcome) = run(on_socket(true), &b"set k x\nget k\n"[..]);
+    assert_eq!(out, format!("{greeting}> STORED\n> x\n> \n"));
+    assert_eq!((&err[..], outcome), ("", Outcome::Done));
+    // A script gets the replies alone.
+    let (out, err, outcome) = run(on_socket(false), &b"get k\n"[..]);
+    assert_eq!((&out[..], &err[..], outcome), ("x\n", "", Outcome::Done));
+}
+
+#[test]
+fn a_unix_socket_where_nobody_listens_is_named_and_nothing_is_read() {
+    let directory = TempDir::new();
+    let path = directory.path().join("missing");
+    for prompt in [false, true] {
+        let lines = once_with(|| panic!("a line was read"));
+        let mut shell = shell(NOBODY, prompt);
+        shell.options.address = path.display().to_string();
+        shell.options.retry = 2 * REPLY_TIMEOUT;
+        let (out, err, outcome) = run(shell, Typed(lines));
+        assert_eq!((&out[..], outcome), ("", Outcome::Connection));
+        assert_eq!(err.lines().count(), 1, "{err}");
+        let beginning = format!("client: can't connect to {}: ", path.display());
+        assert!(err.starts_with(&beginning), "{err}");
+    }
 }

@@ -9,21 +9,18 @@ mod common;
 use common::TempDir;
 use common::disk::{Call, Faulty, How};
 use common::stream::{Ingredients, LIMITS, NOW, answers, assert_same, consume, read};
-use common::stream::{service, service_over, without_places};
-use memcached_lite::connection::{Connection, READ_LIMIT};
-use memcached_lite::dialect::Dialect;
-use memcached_lite::log::SyncMode;
-use memcached_lite::protocol::{self, BlockEnd, Limits, Message, Parsed};
-use memcached_lite::protocol::{Refusal, Request, Retrieval, Topic, Verb};
-use memcached_lite::random::Random;
-use memcached_lite::reply::{self, Error, Reply, ValueLine};
-use memcached_lite::service::{Context, OUTPUT_LIMIT};
-use memcached_lite::store::Options;
-use memcached_lite::words::Words;
-use std::io::Write;
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
-use std::time::Instant;
+use common::stream::{Served, shared, shared_over, without_places};
+use common::verbs::Verbs;
+use memcached_lite::driver::random::Random;
+use memcached_lite::protocol::dialect::Dialect;
+use memcached_lite::protocol::reply::{self, Error, Reply, ValueLine};
+use memcached_lite::protocol::words::Words;
+use memcached_lite::protocol::{self, BlockEnd, Parsed, Rejection, Request, Topic};
+use memcached_lite::protocol::{name_of, verb_named};
+use memcached_lite::server::connection::{READ_LIMIT, Waits};
+use memcached_lite::server::service::{Context, OUTPUT_LIMIT};
+use memcached_lite::store::{Answer, Limits, Options, SyncMode, Update, Verb};
+use std::io::Read;
 
 const MEMCACHED: Dialect = Dialect::Memcached;
 
@@ -151,12 +148,12 @@ fn some_of(random: &mut Random, words: &[&[u8]]) -> Vec<u8> {
     line(random, &words)
 }
 
-/// A line of these words, with blanks and an end as they come.
+/// A line of these words, with spaces and an end as they come.
 fn line(random: &mut Random, words: &[&[u8]]) -> Vec<u8> {
     let mut line = Vec::new();
     for (index, word) in words.iter().enumerate() {
-        let blanks = if random.once_in(10) { 2 } else { 1 };
-        line.extend(vec![b' '; if index == 0 { 0 } else { blanks }]);
+        let spaces = if random.once_in(10) { 2 } else { 1 };
+        line.extend(vec![b' '; if index == 0 { 0 } else { spaces }]);
         line.extend(*word);
     }
     line.extend(vec![b' '; if random.once_in(10) { 2 } else { 0 }]);
@@ -201,7 +198,7 @@ fn a_stream_means_the_same_however_it_is_cut() {
 
 #[test]
 fn what_is_needed_is_never_more_than_what_is_really_needed() {
-    // P3: whoever waits for that many bytes misses nothing, and waits for nothing.
+    // P3: a reader that waits for that many bytes misses nothing, and waits for nothing.
     for seed in 100..112 {
         let stream = stream(&mut Random::new(seed));
         let eager = read(MEMCACHED, &stream, &mut || 1, false);
@@ -231,7 +228,7 @@ fn a_stream_is_answered_the_same_however_it_is_cut() {
 }
 
 #[test]
-fn an_answer_waits_for_no_byte_behind_its_request() {
+fn an_answer_waits_for_no_byte_after_its_request() {
     let long = "x".repeat(LIMITS.max_item_size);
     let cases = [
         ("set a 0 0 2\r\nab\r\n", "STORED"),
@@ -242,6 +239,9 @@ fn an_answer_waits_for_no_byte_behind_its_request() {
         ("set a x 0 2\r\nab\n", "CLIENT_ERROR bad command line format"),
         ("set a x 0 2\r\nabcd", "CLIENT_ERROR bad command line format"),
         ("set a x 0 0\r\n\n", "CLIENT_ERROR bad command line format"),
+        ("cas a 0 0 2\r\nab\r\n", "CLIENT_ERROR bad command line format"),
+        ("cas a 0 0 2\nab\n", "CLIENT_ERROR bad command line format"),
+        ("cas a 0 0 2 noreply\nab\ndelete a\n", "NOT_FOUND"),
         ("set a 0 0 4096\nLONG\r\n", "SERVER_ERROR object too large for cache"),
         ("set a 0 0 4096 noreply\nLONG\r\ndelete a\n", "NOT_FOUND"),
         ("set a x 0 2 noreply\nab\ndelete a\n", "NOT_FOUND"),
@@ -281,7 +281,7 @@ fn a_get_that_pauses_between_its_keys_answers_all_of_them() {
 /// The request that `bytes`, all of them, are.
 fn parse_whole<'a>(bytes: &'a [u8], limits: &Limits) -> (Request<'a>, bool) {
     match protocol::parse(bytes, limits) {
-        Parsed::Message(Message { request, noreply, used }) => {
+        Parsed::Request { request, noreply, used } => {
             assert_eq!(used, bytes.len(), "of {}", bytes.escape_ascii());
             (request, noreply)
         }
@@ -302,26 +302,29 @@ fn every_request_that_is_written_is_read_back() {
             (Verb::Append, "append"),
             (Verb::Prepend, "prepend"),
             (Verb::Cas, "cas"),
+            (Verb::Delete, "delete"),
+            (Verb::Incr, "incr"),
+            (Verb::Decr, "decr"),
+            (Verb::Touch, "touch"),
         ];
         let (verb, name) = random.pick(&verbs);
-        assert_eq!((verb.name(), Verb::named(name.as_bytes())), (name, Some(verb)));
+        assert_eq!((name_of(verb), verb_named(name.as_bytes())), (name, Some(verb)));
+        let update = Update { verb, key: &key, ..Update::default() };
+        let number = random.number();
+        let update = match verb {
+            Verb::Delete => update,
+            Verb::Incr | Verb::Decr => Update { number, ..update },
+            Verb::Touch => Update { exptime, ..update },
+            _ => {
+                let number = if verb == Verb::Cas { number } else { 0 };
+                let flags = random.number() as u32;
+                Update { flags, exptime, number, value: &value, ..update }
+            }
+        };
         let topics = [Topic::General, Topic::Settings, Topic::Reset, Topic::Nothing];
         let request = match random.below(9) {
-            0 | 1 => Request::Store {
-                verb,
-                key: &key,
-                flags: random.number() as u32,
-                exptime,
-                unique: if verb == Verb::Cas { random.number() } else { 0 },
-                value: &value,
-            },
-            2 => Request::Delete(&key),
-            3 => {
-                let (up, delta) = (random.once_in(2), random.number());
-                Request::Count { up, key: &key, delta }
-            }
-            4 => Request::Touch { key: &key, exptime },
-            5 => Request::FlushAll { delay: exptime },
+            0..=4 => Request::Update(update),
+            5 => Request::FlushAll(exptime),
             6 => Request::Stats(random.pick(&topics)),
             7 => random.pick(&[&Request::Version, &Request::Quit]).clone(),
             _ => Request::Verbosity,
@@ -347,55 +350,67 @@ fn every_get_that_is_written_is_read_back() {
         let keys: Vec<_> = (0..1 + random.below(9)).map(|_| random.key()).collect();
         let joined = keys.join(&b"  "[..]);
         let exptime = random.once_in(2).then(|| random.number() as i64);
-        let retrieval = Retrieval { unique: random.once_in(2), exptime };
+        let unique = random.once_in(2);
         let mut bytes = Vec::new();
-        Request::Get(retrieval, Words(&joined)).write_to(&mut bytes);
-        match parse_whole(&bytes, &LIMITS) {
-            (Request::Get(read, words), false) => {
-                assert_eq!(read, retrieval, "seed {seed}");
-                assert!(words.eq(keys.iter().map(|key| &key[..])), "seed {seed}");
-            }
-            other => panic!("seed {seed}: {other:?}"),
-        }
+        Request::Get { keys: Words(&joined), unique, exptime }.write_to(&mut bytes);
+        let (request, noreply) = parse_whole(&bytes, &LIMITS);
+        let Request::Get { keys: read, unique: with_unique, exptime: new } = request
+        else {
+            panic!("seed {seed}: {request:?}")
+        };
+        assert_eq!(
+            (with_unique, new, noreply),
+            (unique, exptime, false),
+            "seed {seed}"
+        );
+        assert!(read.eq(keys.iter().map(|key| &key[..])), "seed {seed}");
     }
 }
 
 #[test]
 fn every_reply_that_is_written_is_read_back() {
     let fixed = [
-        (Reply::Stored, "STORED"),
-        (Reply::NotStored, "NOT_STORED"),
-        (Reply::Exists, "EXISTS"),
-        (Reply::NotFound, "NOT_FOUND"),
-        (Reply::Deleted, "DELETED"),
-        (Reply::Touched, "TOUCHED"),
+        (Reply::Answer(Answer::Stored), "STORED"),
+        (Reply::Answer(Answer::NotStored), "NOT_STORED"),
+        (Reply::Answer(Answer::Exists), "EXISTS"),
+        (Reply::Answer(Answer::NotFound), "NOT_FOUND"),
+        (Reply::Answer(Answer::Deleted), "DELETED"),
+        (Reply::Answer(Answer::Touched), "TOUCHED"),
+        (Reply::Answer(Answer::Number(0)), "0"),
+        (Reply::Answer(Answer::Number(u64::MAX)), "18446744073709551615"),
         (Reply::Ok, "OK"),
         (Reply::Reset, "RESET"),
         (Reply::End, "END"),
         (Reply::Version("1.6.0".into()), "VERSION 1.6.0"),
-        (Reply::ServerError("no room".into()), "SERVER_ERROR no room"),
-        (Reply::Number(0), "0"),
-        (Reply::Number(u64::MAX), "18446744073709551615"),
     ];
-    for (reply, line) in fixed {
+    let written = |reply: &Reply| {
         let mut bytes = Vec::new();
-        reply.write_to(&mut bytes);
-        assert_eq!(bytes, format!("{line}\r\n").as_bytes());
+        MEMCACHED.write_reply(reply, &mut bytes);
+        String::from_utf8(bytes).unwrap()
+    };
+    for (reply, line) in fixed {
+        assert_eq!(written(&reply), format!("{line}\r\n"));
+        assert_eq!(reply.to_string(), line);
         assert_eq!(Reply::parse(line.as_bytes()), Some(reply));
     }
-    assert_eq!(Reply::parse(b"17  "), Some(Reply::Number(17)), "a shorter number");
+    let shorter = Some(Reply::Answer(Answer::Number(17)));
+    assert_eq!(Reply::parse(b"17  "), shorter, "a shorter number");
     let none =
         ["", " ", "STORED ", "stored", "+1", "-1", "18446744073709551616", "1 2"];
     for line in none {
         assert_eq!(Reply::parse(line.as_bytes()), None, "{line:?}");
     }
-    for error in [Error::Unknown, Error::BadFormat, Error::BadChunk, Error::NotNumeric]
-    {
-        let mut bytes = Vec::new();
-        Reply::Refused(error).write_to(&mut bytes);
-        assert_eq!(bytes, format!("{error}\r\n").as_bytes());
+    for error in [Error::Unknown, Error::BadFormat, Error::BadChunk, Error::TooLarge] {
+        assert_eq!(written(&Reply::Rejected(error)), format!("{error}\r\n"));
+    }
+    // To a client, a rejection is not a reply.
+    for error in [Error::Unknown, Error::BadFormat, Error::BadChunk] {
         assert_eq!(Reply::parse(error.to_string().as_bytes()), None);
     }
+    let not_numeric = "CLIENT_ERROR cannot increment or decrement non-numeric value";
+    let reply = Reply::Answer(Answer::NotNumeric);
+    assert_eq!(written(&reply), format!("{not_numeric}\r\n"));
+    assert_eq!(Reply::parse(not_numeric.as_bytes()), None);
 }
 
 #[test]
@@ -420,10 +435,10 @@ fn every_value_that_is_written_is_read_back() {
     }
 }
 
-/// How `input` is refused: the error, and what is to be swallowed.
-fn refusal(input: &[u8]) -> (Error, Option<usize>) {
+/// How `input` is rejected: the error, and what is to be swallowed.
+fn rejection(input: &[u8]) -> (Error, Option<usize>) {
     match protocol::parse(input, &LIMITS) {
-        Parsed::Refused(Refusal { error, swallow, .. }) => (error, swallow),
+        Parsed::Rejected(Rejection { error, swallow, .. }) => (error, swallow),
         other => panic!("{}: {other:?}", input.escape_ascii()),
     }
 }
@@ -453,16 +468,16 @@ fn a_length_that_can_not_be_has_no_block() {
             for rest in ["", " 1", " noreply", " 1 noreply"] {
                 let line = format!("{verb} k 0 0 {length}{rest}\r\nget k\r\n");
                 let parsed = protocol::parse(line.as_bytes(), &LIMITS);
-                let Parsed::Refused(refusal) = parsed else { panic!("{line:?}") };
-                let expected = Refusal {
+                let Parsed::Rejected(found) = parsed else { panic!("{line:?}") };
+                let expected = Rejection {
                     error: Error::BadFormat,
                     // Answered even so: nobody knows where the next line begins.
                     noreply: false,
                     used: line.len() - "get k\r\n".len(),
                     swallow: None,
-                    stale: None,
+                    removes: None,
                 };
-                assert_eq!(refusal, expected, "{line:?}");
+                assert_eq!(found, expected, "{line:?}");
             }
         }
     }
@@ -476,10 +491,10 @@ fn the_longest_length_is_only_a_number() {
     let limits = Limits { key_size: 250, max_value: 1 << 40, max_item_size: 1 << 40 };
     let line = b"set k 0 0 2147483645\r\n";
     let needed = line.len() + longest + 1;
-    assert_eq!(protocol::parse(line, &limits), Parsed::Incomplete(needed));
+    assert_eq!(protocol::parse(line, &limits), Parsed::NeedBytes(needed));
     // P2: where it is too large, all of it is swallowed.
-    assert_eq!(refusal(line), (Error::TooLarge, Some(longest)));
-    assert_eq!(protocol::block_end(b"", longest), BlockEnd::Incomplete(longest + 1));
+    assert_eq!(rejection(line), (Error::TooLarge, Some(longest)));
+    assert_eq!(MEMCACHED.block_end(b"", longest), BlockEnd::Need(longest + 1));
 }
 
 #[test]
@@ -496,23 +511,23 @@ fn key_and_value_together_fit_an_item() {
             input.extend(b"\r\n");
             let parsed = protocol::parse(&input, &LIMITS);
             if fits {
-                assert!(matches!(parsed, Parsed::Message(_)), "{verb} {length}");
+                assert!(matches!(parsed, Parsed::Request { .. }), "{verb} {length}");
                 continue;
             }
-            let expected = Refusal {
+            let expected = Rejection {
                 error: Error::TooLarge,
                 noreply: false,
                 used: line,
                 swallow: Some(length),
-                stale: (verb == "set").then_some(key.as_bytes()),
+                removes: (verb == "set").then_some(key.as_bytes()),
             };
-            assert_eq!(parsed, Parsed::Refused(expected), "{verb} {length}");
+            assert_eq!(parsed, Parsed::Rejected(expected), "{verb} {length}");
         }
     }
 }
 
 #[test]
-fn too_few_words_are_refused_and_nothing_more_is_used() {
+fn too_few_words_are_rejected_and_nothing_more_is_used() {
     let lines = [
         ("get k", 2),
         ("gets k", 2),
@@ -535,58 +550,60 @@ fn too_few_words_are_refused_and_nothing_more_is_used() {
         assert_eq!(words.len(), enough);
         let whole = format!("{line}\r\nx\r\n");
         let parsed = protocol::parse(whole.as_bytes(), &LIMITS);
-        assert!(matches!(parsed, Parsed::Message(_)), "{whole:?}");
+        assert!(matches!(parsed, Parsed::Request { .. }), "{whole:?}");
         for count in 1..enough {
             for end in ["\r\n", "\n", "  \r\n"] {
                 let input = words[..count].join(" ") + end;
                 // What follows is a line of its own.
                 let parsed = format!("{input}x\r\n");
-                let expected = Refusal {
+                // But for a cas that has its length and lacks its unique (P2).
+                let swallow = line.starts_with("cas") && count == 5;
+                let expected = Rejection {
                     error: Error::BadFormat,
                     noreply: false,
                     used: input.len(),
-                    swallow: None,
-                    stale: None,
+                    swallow: swallow.then_some(1),
+                    removes: None,
                 };
                 let parsed = protocol::parse(parsed.as_bytes(), &LIMITS);
-                assert_eq!(parsed, Parsed::Refused(expected), "{input:?}");
+                assert_eq!(parsed, Parsed::Rejected(expected), "{input:?}");
             }
         }
     }
 }
 
 #[test]
-fn a_key_has_any_byte_but_blank_line_end_and_nul() {
+fn a_key_has_any_byte_but_space_line_end_and_nul() {
     for byte in 0..=255 {
         let key = [b'k', byte, b'y'];
         let get = [b"get ", &key[..], b"\r\n"].concat();
         let set = [b"set ", &key[..], b" 0 0 1\r\nx\r\n"].concat();
         match byte {
             0 => {
-                assert_eq!(refusal(&get), (Error::BadFormat, None));
+                assert_eq!(rejection(&get), (Error::BadFormat, None));
                 // P2
-                assert_eq!(refusal(&set), (Error::BadFormat, Some(1)));
+                assert_eq!(rejection(&set), (Error::BadFormat, Some(1)));
             }
             b'\n' => {
                 let (request, _) = parse_whole(&get[..6], &LIMITS);
-                let Request::Get(_, mut keys) = request else { panic!() };
+                let Request::Get { mut keys, .. } = request else { panic!() };
                 assert_eq!(keys.next(), Some(&b"k"[..]));
-                assert_eq!(refusal(&set), (Error::BadFormat, None));
+                assert_eq!(rejection(&set), (Error::BadFormat, None));
             }
             b' ' => {
                 let (request, _) = parse_whole(&get, &LIMITS);
-                let Request::Get(_, keys) = request else { panic!() };
+                let Request::Get { keys, .. } = request else { panic!() };
                 assert!(keys.eq([b"k", b"y"]));
-                // The words are one too many, and `y` is no number.
-                assert_eq!(refusal(&set), (Error::BadFormat, Some(0)));
+                // The words are one too many, and `y` is not a number.
+                assert_eq!(rejection(&set), (Error::BadFormat, Some(0)));
             }
             _ => {
                 let (request, _) = parse_whole(&get, &LIMITS);
-                let Request::Get(_, keys) = request else { panic!() };
+                let Request::Get { keys, .. } = request else { panic!() };
                 assert!(keys.eq([key]), "byte {byte}");
                 let (request, _) = parse_whole(&set, &LIMITS);
-                let Request::Store { key: read, .. } = request else { panic!() };
-                assert_eq!(read, key, "byte {byte}");
+                let Request::Update(update) = request else { panic!() };
+                assert_eq!(update.key, key, "byte {byte}");
             }
         }
     }
@@ -601,11 +618,15 @@ fn a_key_is_as_long_as_is_allowed_and_no_longer() {
         let fits = command.replace('K', &longest) + "\r\n";
         parse_whole(fits.as_bytes(), &LIMITS);
         let too_long = command.replace('K', &(longest.clone() + "k")) + "\r\n";
-        assert_eq!(refusal(too_long.as_bytes()), (Error::BadFormat, None), "{command}");
+        assert_eq!(
+            rejection(too_long.as_bytes()),
+            (Error::BadFormat, None),
+            "{command}"
+        );
     }
     // P2
     let too_long = format!("set {longest}k 0 0 7\r\nget a\r\n\r\n");
-    assert_eq!(refusal(too_long.as_bytes()), (Error::BadFormat, Some(7)));
+    assert_eq!(rejection(too_long.as_bytes()), (Error::BadFormat, Some(7)));
 }
 
 #[test]
@@ -620,27 +641,31 @@ fn a_bad_number_in_a_line_with_a_length_leaves_the_block_swallowed() {
     lines.extend(exptimes.map(|exptime| format!("cas k 0 {exptime} 5 1")));
     lines.extend(uniques.map(|unique| format!("cas k 0 0 5 {unique}")));
     for line in lines {
-        for (rest, noreply) in [("", false), (" noreply", true), (" noreply x", false)]
-        {
+        let rests = [("", false), (" noreply", true), (" noreply x", false)];
+        for (rest, noreply) in rests {
             let line = format!("{line}{rest}\r\n");
-            let expected = Refusal {
+            let expected = Rejection {
                 error: Error::BadFormat,
                 noreply,
                 used: line.len(),
                 swallow: Some(5),
-                stale: None,
+                removes: None,
             };
             let parsed = protocol::parse(line.as_bytes(), &LIMITS);
-            assert_eq!(parsed, Parsed::Refused(expected), "{line:?}");
+            assert_eq!(parsed, Parsed::Rejected(expected), "{line:?}");
         }
     }
 }
 
 #[test]
 fn numbers_reach_as_far_as_their_bits() {
-    let stored = |line: &str| match parse_whole(line.as_bytes(), &LIMITS).0 {
-        Request::Store { flags, exptime, unique, .. } => (flags, exptime, unique),
+    let update = |line: &'static str| match parse_whole(line.as_bytes(), &LIMITS).0 {
+        Request::Update(update) => update,
         other => panic!("{other:?}"),
+    };
+    let stored = |line: &'static str| {
+        let Update { flags, exptime, number, .. } = update(line);
+        (flags, exptime, number)
     };
     assert_eq!(stored("cas k 0 0 0 0\r\n\r\n"), (0, 0, 0));
     assert_eq!(stored("cas k 007 -0 00 01\r\n\r\n"), (7, 0, 1));
@@ -650,14 +675,11 @@ fn numbers_reach_as_far_as_their_bits() {
     );
     assert_eq!(stored("cas k 1 -9223372036854775808 0 1\r\n\r\n"), (1, i64::MIN, 1));
 
-    let delta = |line: &str| match parse_whole(line.as_bytes(), &LIMITS).0 {
-        Request::Count { up, delta, .. } => (up, delta),
-        other => panic!("{other:?}"),
-    };
-    assert_eq!(delta("incr k 0\n"), (true, 0));
-    assert_eq!(delta("decr k 18446744073709551615\n"), (false, u64::MAX));
+    let delta = |line| (update(line).verb, update(line).number);
+    assert_eq!(delta("incr k 0\n"), (Verb::Incr, 0));
+    assert_eq!(delta("decr k 18446744073709551615\n"), (Verb::Decr, u64::MAX));
 
-    let refused = [
+    let rejected = [
         ("incr k 18446744073709551616\n", Error::InvalidDelta),
         ("decr k -1\n", Error::InvalidDelta),
         ("incr k noreply\n", Error::InvalidDelta),
@@ -673,8 +695,8 @@ fn numbers_reach_as_far_as_their_bits() {
         ("delete k 0 noreply x\n", Error::DeleteUsage),
         ("delete k noreply 0\n", Error::DeleteUsage),
     ];
-    for (line, error) in refused {
-        assert_eq!(refusal(line.as_bytes()), (error, None), "{line:?}");
+    for (line, error) in rejected {
+        assert_eq!(rejection(line.as_bytes()), (error, None), "{line:?}");
     }
 }
 
@@ -709,33 +731,34 @@ fn noreply_counts_as_the_last_word_only_and_never_as_a_key() {
 #[test]
 fn a_block_ends_where_its_length_says() {
     let cases: [(&[u8], BlockEnd); 12] = [
-        (b"", BlockEnd::Incomplete(3)),
-        (b"a", BlockEnd::Incomplete(3)),
-        (b"\r\n", BlockEnd::Incomplete(3)),
+        (b"", BlockEnd::Need(3)),
+        (b"a", BlockEnd::Need(3)),
+        (b"\r\n", BlockEnd::Need(3)),
         (b"ab\n", BlockEnd::Found(3)),
         (b"ab\nget", BlockEnd::Found(3)),
         (b"\r\n\n", BlockEnd::Found(3)),
-        (b"ab\r", BlockEnd::Incomplete(4)),
-        (b"abc", BlockEnd::Incomplete(4)),
+        (b"ab\r", BlockEnd::Need(4)),
+        (b"abc", BlockEnd::Need(4)),
         (b"ab\r\n", BlockEnd::Found(4)),
         (b"abc\n", BlockEnd::Missing(4)),
         (b"ab\rc", BlockEnd::Missing(4)),
         (b"abcdefg", BlockEnd::Missing(4)),
     ];
     for (bytes, end) in cases {
-        assert_eq!(protocol::block_end(bytes, 2), end, "{}", bytes.escape_ascii());
+        assert_eq!(MEMCACHED.block_end(bytes, 2), end, "{}", bytes.escape_ascii());
         let input = [b"set k 0 0 2\r\n", bytes].concat();
         let line = input.len() - bytes.len();
         match (protocol::parse(&input, &LIMITS), end) {
-            (Parsed::Incomplete(needed), BlockEnd::Incomplete(count)) => {
+            (Parsed::NeedBytes(needed), BlockEnd::Need(count)) => {
                 assert_eq!(needed, line + count);
             }
-            (Parsed::Message(message), BlockEnd::Found(end)) => {
-                assert_eq!(message.used, line + end);
+            (Parsed::Request { used, .. }, BlockEnd::Found(end)) => {
+                assert_eq!(used, line + end);
             }
-            (Parsed::Refused(refusal), BlockEnd::Missing(end)) => {
-                assert_eq!((refusal.error, refusal.swallow), (Error::BadChunk, None));
-                assert_eq!(refusal.used, line + end);
+            (Parsed::Rejected(rejection), BlockEnd::Missing(end)) => {
+                let Rejection { error, swallow, used, .. } = rejection;
+                assert_eq!((error, swallow), (Error::BadChunk, None));
+                assert_eq!(used, line + end);
             }
             (parsed, end) => panic!("{parsed:?}, {end:?}"),
         }
@@ -750,7 +773,7 @@ fn filled(start: &str, len: usize) -> Vec<u8> {
 }
 
 #[test]
-fn a_line_may_be_as_long_as_its_limit_and_one_byte_more_hangs_up() {
+fn a_line_may_be_as_long_as_its_limit_and_one_byte_more_closes() {
     let long_keys = Limits { key_size: 3000, ..LIMITS };
     let many_keys = [("get ", KEYS_LINE), ("gets ", KEYS_LINE), ("gat ", KEYS_LINE)];
     let others = ["", "set ", "get", "gats", "GET ", " get ", "touch ", "g"];
@@ -762,11 +785,11 @@ fn a_line_may_be_as_long_as_its_limit_and_one_byte_more_hangs_up() {
     cases.push(("get ", LINE, Limits { max_item_size: 1024, ..LIMITS }));
     for (start, limit, limits) in cases {
         let parse = |line: &[u8]| match protocol::parse(line, &limits) {
-            Parsed::Unended(longest) => Err(longest),
-            Parsed::Incomplete(needed) => panic!("a block of {needed}"),
-            Parsed::Hangup => Ok(0),
-            Parsed::Refused(refusal) => Ok(refusal.used),
-            Parsed::Message(message) => Ok(message.used),
+            Parsed::NeedLine(longest) => Err(longest),
+            Parsed::NeedBytes(needed) => panic!("a block of {needed}"),
+            Parsed::Close => Ok(0),
+            Parsed::Rejected(rejection) => Ok(rejection.used),
+            Parsed::Request { used, .. } => Ok(used),
         };
         // P3
         assert_eq!(parse(&filled(start, limit - 1)), Err(limit), "{start:?}");
@@ -783,20 +806,17 @@ fn a_line_may_be_as_long_as_its_limit_and_one_byte_more_hangs_up() {
 }
 
 #[test]
-fn what_is_not_our_protocol_is_an_error_or_a_hang_up() {
+fn what_is_not_our_protocol_is_an_error_or_closes() {
     for line in ["GET / HTTP/1.1\r\n", "POST /a b HTTP/2\n", "PRI * HTTP/2.0\r\n"] {
-        assert_eq!(
-            protocol::parse(line.as_bytes(), &LIMITS),
-            Parsed::Hangup,
-            "{line:?}"
-        );
+        let parsed = protocol::parse(line.as_bytes(), &LIMITS);
+        assert_eq!(parsed, Parsed::Close, "{line:?}");
     }
     // The first byte is enough.
     for input in [&b"\x16"[..], b"\x80", b"\x16\x03\x01\nget a\r\n", b"\x80\0\0\n"] {
-        assert_eq!(protocol::parse(input, &LIMITS), Parsed::Hangup, "{input:x?}");
+        assert_eq!(protocol::parse(input, &LIMITS), Parsed::Close, "{input:x?}");
     }
     parse_whole(b"get / HTTP/1.1\r\n", &LIMITS);
-    let refused = [
+    let rejected = [
         ("GET / HTTP/1.1 x\r\n", Error::Unknown),
         ("HTTP/1.1\r\n", Error::Unknown),
         ("Host: here\r\n", Error::Unknown),
@@ -816,8 +836,8 @@ fn what_is_not_our_protocol_is_an_error_or_a_hang_up() {
         ("\u{80}\n", Error::Unknown),
         ("\x15\x03\n", Error::Unknown),
     ];
-    for (line, error) in refused {
-        assert_eq!(refusal(line.as_bytes()), (error, None), "{line:?}");
+    for (line, error) in rejected {
+        assert_eq!(rejection(line.as_bytes()), (error, None), "{line:?}");
     }
     parse_whole(b"  get a\n", &LIMITS);
 }
@@ -846,60 +866,58 @@ fn no_bytes_make_the_parser_panic_or_stand_still() {
     }
 }
 
-/// A connection that has read `stream`, once, and its other end.
-fn after_one_read(context: &mut Context, stream: &[u8]) -> (Connection, UnixStream) {
+/// The replies to `stream`.
+fn replies(context: &mut Context, stream: &str) -> String {
+    let mut served = Served::new(stream.as_bytes());
+    served.serve_all(context);
+    served.replies(context)
+}
+
+/// One of the numbers of `stats`.
+fn stat(context: &mut Context, name: &str) -> u64 {
+    let stats = replies(context, "stats\r\n");
+    let line =
+        stats.lines().find_map(|line| line.strip_prefix(&format!("STAT {name} ")));
+    line.unwrap_or_else(|| panic!("no {name}")).parse().unwrap()
+}
+
+/// A worker's context over a fresh store.
+fn context(directory: &TempDir, max_item_size: usize) -> Context {
+    let mut context = Context::new(shared(MEMCACHED, directory, max_item_size), 0);
     context.session.now = NOW;
-    let (near, mut far) = UnixStream::pair().unwrap();
-    far.write_all(stream).unwrap();
-    let mut connection =
-        Connection::new(OwnedFd::from(near).into(), Instant::now(), false);
-    let mut buffer = vec![0; READ_LIMIT];
-    connection.receive(&mut buffer, Instant::now(), context).unwrap();
-    (connection, far)
+    context
 }
 
 #[test]
-fn requests_that_move_much_let_the_neighbours_have_their_turn() {
+fn requests_that_cost_much_let_the_neighbours_have_their_turn() {
     // A touch is a few bytes on the wire and, here, a megabyte in the log.
     let directory = TempDir::new();
-    let mut context = Context::new(service(MEMCACHED, &directory, 2 << 20), 0);
-    context.session.now = NOW;
+    let mut context = context(&directory, 2 << 20);
     let value = vec![b'v'; 1 << 20];
-    let Context { service, session, .. } = &mut context;
-    service.store.set(session, b"big", 0, 0, &value).unwrap();
-    let touches = b"touch big 0 noreply\r\n".repeat(100);
-    let (mut connection, _far) = after_one_read(&mut context, &touches);
-    let mut turns = 1;
-    while connection.can_resume() {
-        assert!(context.session.moved < 8 << 20, "{} bytes", context.session.moved);
-        connection.resume(Instant::now(), &mut context);
-        turns += 1;
+    let Context { shared, session, .. } = &mut context;
+    shared.store.set(session, b"big", 0, 0, &value).unwrap();
+    let mut served = Served::new(&b"touch big 0 noreply\r\n".repeat(100));
+    let mut ticks = 0;
+    while ticks == 0 || served.connection.waits_for() == Some(Waits::Turn) {
+        served.serve(&mut context);
+        // It is read and written once.
+        let work = context.session.work;
+        assert!((2 << 20..3 << 20).contains(&work), "{work} bytes");
+        ticks += 1;
     }
-    assert!(turns > 20, "{turns} turns");
-    assert_eq!(service_touches(&context), 100);
+    assert_eq!(ticks, 100);
+    assert_eq!(stat(&mut context, "cmd_touch"), 100);
 }
 
 #[test]
 fn a_get_of_many_missing_keys_lets_the_neighbours_have_their_turn() {
     let directory = TempDir::new();
-    let mut context = Context::new(service(MEMCACHED, &directory, 1 << 20), 0);
+    let mut context = context(&directory, 1 << 20);
     let line = format!("get{}\r\n", " a".repeat(READ_LIMIT / 2 - 3));
-    let (mut connection, far) = after_one_read(&mut context, line.as_bytes());
-    let mut turns = 1;
-    while connection.can_resume() {
-        connection.resume(Instant::now(), &mut context);
-        turns += 1;
-    }
-    assert!((2..10).contains(&turns), "{turns} turns");
-    connection.flush(Instant::now(), &mut context).unwrap();
-    drop(connection);
-    assert_eq!(std::io::read_to_string(far).unwrap(), "END\r\n");
-}
-
-fn service_touches(context: &Context) -> u64 {
-    let totals = memcached_lite::stats::totals(&context.service.counters);
-    let names = memcached_lite::stats::NAMES;
-    totals[names.iter().position(|name| *name == "cmd_touch").unwrap()]
+    let mut served = Served::new(line.as_bytes());
+    let ticks = served.serve_all(&mut context);
+    assert!((2..10).contains(&ticks), "{ticks} ticks");
+    assert_eq!(served.replies(&context), "END\r\n");
 }
 
 #[test]
@@ -909,18 +927,15 @@ fn a_value_that_is_too_large_is_answered_once_also_on_a_full_disk() {
     let sync = SyncMode::EverySecond;
     let options = Options { max_item_size: 4096, sync, ..Options::default() };
     let (store, _) = disk.open(&options, NOW).unwrap();
-    let mut context = Context::new(service_over(MEMCACHED, store, 4096), 0);
+    let mut context = Context::new(shared_over(MEMCACHED, store), 0);
     context.session.now = NOW;
-    let Context { service, session, .. } = &mut context;
-    service.store.set(session, b"k", 0, 0, b"old").unwrap();
+    let Context { shared, session, .. } = &mut context;
+    shared.store.set(session, b"k", 0, 0, b"old").unwrap();
     disk.fail(&[Call::Write], 0, How::Always);
-    service.store.commit(session).unwrap_err();
+    shared.store.settle(session).unwrap_err();
     let body = "x".repeat(5000);
     let stream = format!("set k 0 0 5000\r\n{body}\r\nversion\r\n");
-    let (mut connection, far) = after_one_read(&mut context, stream.as_bytes());
-    connection.flush(Instant::now(), &mut context).unwrap();
-    drop(connection);
-    let answers = std::io::read_to_string(far).unwrap();
+    let answers = replies(&mut context, &stream);
     let lines: Vec<_> = answers.lines().collect();
     assert_eq!(lines.len(), 2, "{answers}");
     assert!(lines[0].starts_with("SERVER_ERROR writing data failed"), "{answers}");
@@ -931,13 +946,59 @@ fn a_value_that_is_too_large_is_answered_once_also_on_a_full_disk() {
 fn a_get_stops_between_its_keys_when_the_output_is_full() {
     // V2
     let directory = TempDir::new();
-    let mut context = Context::new(service(MEMCACHED, &directory, 1 << 20), 0);
-    context.session.now = NOW;
-    let Context { service, session, .. } = &mut context;
-    service.store.set(session, b"k", 0, 0, &[b'v'; 100_000]).unwrap();
-    let retrieval = Retrieval { unique: false, exptime: None };
-    let mut out = Vec::new();
-    let left = context.get(retrieval, Words(b"k k k k k"), &mut out);
-    assert_eq!(left.map(|keys| keys.count()), Some(2));
-    assert!((OUTPUT_LIMIT..OUTPUT_LIMIT + 110_000).contains(&out.len()));
+    let mut context = context(&directory, 1 << 20);
+    let Context { shared, session, .. } = &mut context;
+    shared.store.set(session, b"k", 0, 0, &[b'v'; 100_000]).unwrap();
+    let mut served = Served::new(b"get k k k k k\r\nversion\r\n");
+    served.serve(&mut context);
+    assert_eq!(stat(&mut context, "cmd_get"), 3);
+    // As long as there is output, nothing more is executed.
+    assert_eq!(served.connection.waits_for(), Some(Waits::Output));
+    served.serve(&mut context);
+    assert_eq!(stat(&mut context, "cmd_get"), 3);
+    let replies = served.replies(&context);
+    assert!((OUTPUT_LIMIT..OUTPUT_LIMIT + 110_000).contains(&replies.len()));
+    assert_eq!(served.connection.waits_for(), Some(Waits::Turn));
+    served.serve(&mut context);
+    assert!(served.replies(&context).ends_with("\r\nEND\r\nVERSION 1.6.0\r\n"));
+    assert_eq!(stat(&mut context, "cmd_get"), 5);
+}
+
+#[test]
+fn nothing_is_read_while_replies_wait() {
+    // V2
+    let directory = TempDir::new();
+    let mut context = context(&directory, 1 << 20);
+    let Context { shared, session, .. } = &mut context;
+    shared.store.set(session, b"big", 0, 0, &[b'v'; 1_000_000]).unwrap();
+    let gets = b"get big\r\n";
+    let mut served = Served::new(&gets.repeat(20_000));
+    served.serve(&mut context);
+    served.flush(&context);
+    let read = stat(&mut context, "bytes_read");
+    assert!(read <= READ_LIMIT as u64 + 100, "{read} bytes");
+    let mut taken = 0;
+    while taken < 30 * 1_000_000 {
+        taken += served.client.read(&mut [0; 10_000]).unwrap();
+        served.serve(&mut context);
+        served.flush(&context);
+    }
+    // The requests that it has read are not all answered.
+    let more = stat(&mut context, "bytes_read") - read;
+    assert!(more < 100, "{more} bytes");
+}
+
+#[test]
+fn a_reset_counts_stores_and_expired_items_anew() {
+    let directory = TempDir::new();
+    let mut context = context(&directory, 1 << 20);
+    let stored = replies(&mut context, "set a 0 1 1\r\na\r\nset b 0 0 1\r\nb\r\n");
+    assert_eq!(stored, "STORED\r\nSTORED\r\n");
+    context.session.now = NOW + 1;
+    assert_eq!(replies(&mut context, "get a a\r\n"), "END\r\n");
+    assert_eq!(stat(&mut context, "get_expired"), 2);
+    assert_eq!(stat(&mut context, "total_items"), 2);
+    assert_eq!(replies(&mut context, "stats reset\r\n"), "RESET\r\n");
+    assert_eq!(stat(&mut context, "get_expired"), 0);
+    assert_eq!(stat(&mut context, "total_items"), 0);
 }

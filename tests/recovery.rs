@@ -3,7 +3,7 @@
 //! Each test builds a short log, keeps a model of what it means after each record,
 //! and then does to the files what a crash, a power cut or a bad disk would do. What
 //! a start must not do is guess: it shows what the log said up to some record, or it
-//! refuses and changes nothing.
+//! fails and changes nothing.
 
 mod common;
 
@@ -15,14 +15,36 @@ use common::history::{
     FIRST, Files, KEYS, Model, NOW, SECOND, Writer, check_contents, one_generation,
     options, two_generations,
 };
-use memcached_lite::log::SyncMode;
-use memcached_lite::record::{Draft, Format, HEADER_LEN, Header, IntOrder};
-use memcached_lite::replay::{OpenError, Torn};
-use memcached_lite::store::{Options, Session};
+use common::verbs::Verbs;
+use memcached_lite::store::record::{
+    Draft, Format, HEADER_LEN, Header, IntOrder, Kind, Record,
+};
+use memcached_lite::store::{Error, Options, Session, SyncMode};
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// Opens `files`, of which the newest, `name`, is `good` but for one stretch that a
+/// The message of a start that failed because of what is in the files.
+#[track_caller]
+fn why(opened: Result<impl Sized, Error>) -> String {
+    match opened.err() {
+        Some(Error::Open(why)) => why,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The line about a torn end that was kept in `kept`.
+fn torn_line(name: &str, offset: usize, len: usize, kept: &str) -> Option<String> {
+    Some(format!(
+        "{name} had a torn end of {len} bytes at offset {offset}, not known to have \
+         been synced; cut off and kept in {kept}"
+    ))
+}
+
+/// What a start says to do about damage.
+const ADVICE: &str = "; nothing was changed: put the right file back, or continue with \
+                      what can be read by server --repair";
+
+/// Opens `files`, of which the newest, `name`, is `good` except for one range that a
 /// crash or the disk has changed, and checks all that may come of it: `models` are
 /// those after each record of `good`.
 fn check_newest(
@@ -38,14 +60,16 @@ fn check_newest(
     let same = bytes.iter().zip(good).take_while(|(now, good)| now == good).count();
     let all = records(good);
     if same < HEADER_LEN {
-        let error = disk.open(&options(), NOW).err();
-        assert!(matches!(error, Some(OpenError::Foreign { .. })), "{error:?}");
+        let why = why(disk.open(&options(), NOW));
+        let is_short = bytes.len() < HEADER_LEN;
+        let header = if is_short { "it is shorter than a " } else { "its header is " };
+        assert!(why.starts_with(&format!("{name}: {header}")), "{why}");
         assert_eq!(&files(directory.path()), files_now);
         return;
     }
     let whole = all.iter().take_while(|record| record.end <= same).count();
     let stop = all.get(whole).map_or(good.len(), |record| record.start);
-    // The records behind the damage that are as they were written.
+    // The records after the damage that are as they were written.
     let following: Vec<&Found> = all[whole..]
         .iter()
         .filter(|r| bytes.get(r.start..r.end) == good.get(r.start..r.end))
@@ -53,26 +77,21 @@ fn check_newest(
     let position = Header::decode(good).unwrap().base + stop as u64;
     if following.iter().any(|record| record.synced > position) {
         // R2
-        match disk.open(&options(), NOW).err() {
-            Some(OpenError::Damaged { file, offset, following: count }) => {
-                let said = (&file[..], offset as usize, count as usize);
-                assert_eq!(said, (name, stop, following.len()));
-            }
-            other => panic!("damage at {stop} was taken for {other:?}"),
-        }
+        let len = following[0].start - stop;
+        let line = format!("{name}: damaged at offset {stop}: {len} bytes{ADVICE}");
+        assert_eq!(why(disk.open(&options(), NOW)), line);
         assert_eq!(&files(directory.path()), files_now);
         return;
     }
     // R1
     let torn = check_contents(&disk, &models[whole]);
     let kept = files(directory.path()).remove(&format!("{name}.torn"));
-    // Zeros are no torn end, but room into which nothing was written.
+    // Zeros are not a torn end, but preallocated space.
     let end = written(bytes).len().max(stop);
     if stop == end {
         assert_eq!((torn, kept), (None, None));
     } else {
-        let (offset, len) = (stop as u64, (end - stop) as u64);
-        assert_eq!(torn, Some(Torn { file: name.into(), offset, len }));
+        assert_eq!(torn, torn_line(name, stop, end - stop, &format!("{name}.torn")));
         assert_eq!(kept.as_deref(), Some(&bytes[stop..end]));
     }
 }
@@ -88,7 +107,7 @@ fn a_log_cut_at_any_byte_is_what_its_whole_records_say() {
 }
 
 #[test]
-fn zeros_behind_the_records_are_room_to_write() {
+fn zeros_after_the_records_are_preallocated_space() {
     let directory = TempDir::new();
     let mut writer = Writer::new(&directory);
     writer.write_all_sorts(&directory);
@@ -105,7 +124,7 @@ fn zeros_behind_the_records_are_room_to_write() {
 }
 
 #[test]
-fn zeros_where_a_log_was_cut_are_no_records() {
+fn zeros_where_a_log_was_cut_are_not_records() {
     let directory = TempDir::new();
     let (good, models) = one_generation();
     for len in HEADER_LEN..good[FIRST].len() {
@@ -117,7 +136,7 @@ fn zeros_where_a_log_was_cut_are_no_records() {
 }
 
 #[test]
-fn a_flipped_bit_is_refused_where_it_was_safe_and_cut_off_elsewhere() {
+fn a_flipped_bit_fails_a_start_where_it_was_safe_and_is_cut_off_elsewhere() {
     // F1: whatever the bit belonged to, no field of that record was believed.
     let directory = TempDir::new();
     let (good, models) = one_generation();
@@ -130,7 +149,7 @@ fn a_flipped_bit_is_refused_where_it_was_safe_and_cut_off_elsewhere() {
 }
 
 #[test]
-fn the_newer_of_two_generations_is_cut_or_refused_as_if_it_were_alone() {
+fn the_newer_of_two_generations_is_cut_or_fails_a_start_as_if_it_were_alone() {
     let directory = TempDir::new();
     let (good, models) = two_generations();
     let good_bytes = &good[SECOND];
@@ -147,7 +166,7 @@ fn the_newer_of_two_generations_is_cut_or_refused_as_if_it_were_alone() {
 }
 
 #[test]
-fn damage_in_the_older_of_two_generations_is_refused() {
+fn damage_in_the_older_of_two_generations_fails_a_start() {
     // R2: it was synced whole before the newer one began.
     let directory = TempDir::new();
     let (good, _) = two_generations();
@@ -156,38 +175,38 @@ fn damage_in_the_older_of_two_generations_is_refused() {
         let mut flipped = good.clone();
         flipped.get_mut(FIRST).unwrap()[bit / 8] ^= 1 << (bit % 8);
         put_files(directory.path(), &flipped);
-        let error = Faulty::new(directory.path()).open(&options(), NOW).err();
-        match error {
-            Some(OpenError::Foreign { file, .. }) if bit / 8 < HEADER_LEN => {
-                assert_eq!(file, FIRST);
-            }
-            Some(OpenError::Damaged { file, offset, following }) => {
-                let hit = all.iter().position(|record| bit / 8 < record.end).unwrap();
-                assert_eq!((&file[..], offset), (FIRST, all[hit].start as u64));
-                assert_eq!(following as usize, all.len() - hit - 1);
-            }
-            other => panic!("bit {bit} was taken for {other:?}"),
-        }
+        let why = why(Faulty::new(directory.path()).open(&options(), NOW));
+        let expected = if bit / 8 < HEADER_LEN {
+            format!("{FIRST}: its header is damaged, or it is another's file")
+        } else {
+            let hit = all.iter().find(|record| bit / 8 < record.end).unwrap();
+            let (start, len) = (hit.start, hit.end - hit.start);
+            format!("{FIRST}: damaged at offset {start}: {len} bytes")
+        };
+        assert_eq!(why, expected + ADVICE);
         assert_eq!(files(directory.path()), flipped);
     }
-    for len in (0..good[FIRST].len()).step_by(7) {
+    for len in 0..good[FIRST].len() {
         let mut cut = good.clone();
         cut.get_mut(FIRST).unwrap().truncate(len);
         put_files(directory.path(), &cut);
-        let error = Faulty::new(directory.path()).open(&options(), NOW).err();
-        match error {
-            Some(OpenError::Foreign { .. }) if len < HEADER_LEN => {}
-            Some(OpenError::Gap(why)) => {
-                assert!(why.contains(FIRST) && why.contains(SECOND), "{why}");
-            }
-            other => panic!("a cut at {len} was taken for {other:?}"),
-        }
+        let why = why(Faulty::new(directory.path()).open(&options(), NOW));
+        let whole = all.iter().take_while(|record| record.end <= len).last();
+        let whole_end = whole.map_or(HEADER_LEN, |record| record.end);
+        let expected = if len < HEADER_LEN {
+            format!("{FIRST}: it is shorter than a header")
+        } else if whole_end < len {
+            format!("{FIRST}: damaged at offset {whole_end}: {} bytes", len - whole_end)
+        } else {
+            format!("{FIRST} and {SECOND} do not continue one another")
+        };
+        assert_eq!(why, expected + ADVICE);
         assert_eq!(files(directory.path()), cut);
     }
 }
 
 #[test]
-fn files_that_are_not_one_unbroken_log_are_refused() {
+fn files_that_are_not_one_whole_log_fail_a_start() {
     let directory = TempDir::new();
     let (good, _) = two_generations();
     let header = Header::decode(&good[SECOND]).unwrap();
@@ -199,40 +218,137 @@ fn files_that_are_not_one_unbroken_log_are_refused() {
     let mut missing = good.clone();
     missing.remove(SECOND);
     missing.insert(third.clone(), empty(follows));
+    let missing_why = format!("{FIRST} and {third} do not continue one another");
 
     let mut three = good.clone();
+    let three_why =
+        format!("{FIRST} and {SECOND} and {third} do not continue one another");
     three.insert(third, empty(follows));
 
     let mut early = good.clone();
     early.insert(SECOND.into(), empty(Header { base: header.base - 1, ..header }));
+    let early_why = format!("{FIRST} and {SECOND} do not continue one another");
+
+    // A torn end is not what is wrong here.
+    let mut torn = early.clone();
+    torn.get_mut(SECOND).unwrap().extend(b"torn");
+
+    for (broken, expected) in [
+        (missing, missing_why),
+        (three, three_why),
+        (early, early_why.clone()),
+        (torn, early_why),
+    ] {
+        put_files(directory.path(), &broken);
+        // No sizes are requested, so that none can be the reason.
+        let opened = Faulty::new(directory.path()).open(&Options::default(), NOW);
+        assert_eq!(why(opened), expected + ADVICE);
+        assert_eq!(files(directory.path()), broken);
+    }
 
     let mut other_order = good.clone();
     let format = Format { int_order: IntOrder::Little, ..header.format };
     other_order.insert(SECOND.into(), empty(Header { format, ..header }));
+    put_files(directory.path(), &other_order);
+    let why = why(Faulty::new(directory.path()).open(&Options::default(), NOW));
+    assert!(
+        why.starts_with(&format!("{SECOND} was made with {format}, not ")),
+        "{why}"
+    );
+    assert_eq!(files(directory.path()), other_order);
+}
 
-    for broken in [missing, three, early, other_order] {
-        put_files(directory.path(), &broken);
-        // No sizes are asked for, so that none can be the reason.
-        let error = Faulty::new(directory.path()).open(&Options::default(), NOW).err();
-        assert!(matches!(error, Some(OpenError::Gap(_))), "{error:?}");
-        assert_eq!(files(directory.path()), broken);
+/// The message of a start on a first file that is not all there was.
+fn missing_line(missing: &str, name: &str) -> String {
+    format!("{missing} is missing, and {name} does not have all that was in it{ADVICE}")
+}
+
+#[test]
+fn a_first_file_without_the_end_of_a_compaction_fails_a_start() {
+    // C3, stopped at any call: where the older of two files has gone, the newer one is
+    // enough only if it says so.
+    let third = "0000000003.kv";
+    let directory = TempDir::new();
+    let mut writer = Writer::new(&directory);
+    writer.set(b"a", 1, 0, b"one");
+    writer.set(b"ab", 2, 0, b"two");
+    writer.commit();
+    writer.store.compact(&|| NOW).unwrap();
+    writer.delete(b"a");
+    writer.set(b"abc", 3, 0, b"three");
+    writer.commit();
+    let model = writer.models.pop().unwrap();
+    drop(writer);
+    let begun = files(directory.path());
+    let (mut failed, mut opened) = (0, 0);
+    for calls in 0.. {
+        put_files(directory.path(), &begun);
+        let disk = Faulty::new(directory.path());
+        let (store, _) = disk.open(&options(), NOW).unwrap();
+        disk.fail(Call::ALL, calls, How::Stop);
+        let compacted = store.compact(&|| NOW);
+        drop(store);
+        let mut left = files(directory.path());
+        left.retain(|name, _| name.ends_with(".kv"));
+        if left.remove(SECOND).is_some() && left.is_empty() {
+            // It had not begun.
+            continue;
+        }
+        put_files(directory.path(), &left);
+        let found = Faulty::new(directory.path()).open(&options(), NOW);
+        let left_now = files(directory.path());
+        if found.is_ok() {
+            check_contents(&Faulty::new(directory.path()), &model);
+            opened += 1;
+        } else {
+            assert_eq!(why(found), missing_line(SECOND, third));
+            assert_eq!(left_now, left);
+            failed += 1;
+        }
+        if compacted.is_ok() {
+            break;
+        }
+    }
+    assert!(failed > 3 && opened > 2, "{failed} {opened}");
+}
+
+#[test]
+fn a_file_of_a_later_number_is_not_the_first() {
+    // A restored backup that leaves out the older of two files; or one torn at its end.
+    let directory = TempDir::new();
+    let (good, _) = two_generations();
+    let all = records(&good[SECOND]);
+    let place = all.iter().position(|found| found.kind == Kind::Complete).unwrap();
+    for len in [HEADER_LEN, all[0].end, all[place].start, all[place].end - 1] {
+        let bytes = good[SECOND][..len].to_vec();
+        let left = Files::from([(SECOND.to_owned(), bytes)]);
+        put_files(directory.path(), &left);
+        let disk = Faulty::new(directory.path());
+        assert_eq!(why(disk.open(&options(), NOW)), missing_line(FIRST, SECOND));
+        assert_eq!(files(directory.path()), left);
+    }
+    // With the record that ends a compaction, it is all there is.
+    for len in [all[place].end, good[SECOND].len()] {
+        let bytes = good[SECOND][..len].to_vec();
+        put_files(directory.path(), &Files::from([(SECOND.to_owned(), bytes)]));
+        Faulty::new(directory.path()).open(&options(), NOW).unwrap();
     }
 }
 
 #[test]
-fn bytes_of_a_record_inside_a_torn_value_are_no_record() {
+fn bytes_of_a_record_inside_a_torn_value_are_not_a_record() {
     // A client that reads uniques can guess where its value will stand, and send a
     // record that is valid there. It is in the way of damage, and not of replay.
     let directory = TempDir::new();
     let mut writer = Writer::new(&directory);
     writer.set(b"a", 0, 0, b"before");
     writer.commit();
-    let bytes = &files(directory.path())[FIRST];
-    let format = Header::decode(bytes).unwrap().format;
-    let place = (bytes.len() + format.overhead()) as u64;
-    let mut draft = Draft::default();
-    draft.set(&format, b"evil", 0, 0, [b"evil", b""]);
-    let crafted = draft.seal(&format, place, 0).to_vec();
+    let format = writer.store.format();
+    let place = writer.store.figures().log_end + format.overhead() as u64;
+    let evil = Record { key: b"evil", value: b"evil", ..Record::default() };
+    let mut crafted = Vec::new();
+    Draft::new(&format, evil, b"").append_to(&mut crafted, place, 0);
+    assert!(format.decode(&crafted, place).is_some());
     writer.set(b"ab", 0, 0, &crafted);
     writer.commit();
     drop(writer.store);
@@ -241,12 +357,48 @@ fn bytes_of_a_record_inside_a_torn_value_are_no_record() {
     damaged.get_mut(FIRST).unwrap()[outer] ^= 1;
     put_files(directory.path(), &damaged);
     let torn = check_contents(&Faulty::new(directory.path()), &writer.models[1]);
-    assert_eq!(torn.map(|torn| torn.offset), Some(outer as u64));
+    let len = format.record_len(crafted.len());
+    assert_eq!(torn, torn_line(FIRST, outer, len, &format!("{FIRST}.torn")));
 }
 
+#[test]
+fn each_torn_end_of_a_file_is_kept() {
+    // R1: what was kept before is not overwritten.
+    let directory = TempDir::new();
+    let mut writer = Writer::new(&directory);
+    writer.set(b"a", 0, 0, b"one");
+    writer.commit();
+    let model = writer.models.last().unwrap().clone();
+    drop(writer);
+    let mut kept = Files::new();
+    for (round, suffix) in [(1, ""), (2, ".2"), (3, ".3")] {
+        let mut now = files(directory.path());
+        let end = records(&now[FIRST])[0].end;
+        let torn = vec![b'0' + round as u8; 10 * round];
+        let bytes = now.get_mut(FIRST).unwrap();
+        bytes.truncate(end);
+        bytes.extend(&torn);
+        put_files(directory.path(), &now);
+        let name = format!("{FIRST}.torn{suffix}");
+        let line = torn_line(FIRST, end, torn.len(), &name);
+        assert_eq!(check_contents(&Faulty::new(directory.path()), &model), line);
+        kept.insert(name, torn);
+        let mut left = files(directory.path());
+        left.remove(FIRST);
+        assert_eq!(left, kept);
+    }
+}
+
+/// The torn end that was kept aside: perhaps more than once, where the start that kept it
+/// was interrupted before it had cut it off.
 fn kept_aside(path: &Path) -> Option<Vec<u8>> {
-    let mut files = files(path).into_iter();
-    files.find(|(name, _)| name.ends_with(".torn")).map(|(_, bytes)| bytes)
+    let mut kept: Vec<Vec<u8>> = files(path)
+        .into_iter()
+        .filter_map(|(name, bytes)| name.contains(".torn").then_some(bytes))
+        .collect();
+    kept.dedup();
+    assert!(kept.len() < 2, "{kept:?}");
+    kept.pop()
 }
 
 /// Cuts an opening of `files` off at each of its calls, and checks that the next one
@@ -280,7 +432,7 @@ fn check_interruptions(files_before: &Files, model: &Model, torn: Option<&[u8]>)
         store.set(&mut session, b"ab", 9, 0, b"later").unwrap();
         let mut expected = contents(&store, &KEYS, NOW);
         expected.get_mut(&b"ab"[..]).unwrap().value = b"later".to_vec();
-        store.commit(&session).unwrap();
+        store.settle(&session).unwrap();
         let left = TempDir::new();
         disk.power_cut(left.path(), 0);
         let (store, _) = Faulty::new(left.path()).open(&options(), NOW).unwrap();
@@ -350,13 +502,13 @@ fn what_a_start_shows_outlives_a_power_cut() {
         let (store, _) = disk.open(&options, NOW).unwrap();
         let mut session = Session::at(NOW);
         store.set(&mut session, b"a", 0, 0, b"one").unwrap();
-        store.commit(&session).unwrap();
-        store.tend(&|| NOW).unwrap();
+        store.settle(&session).unwrap();
+        store.maintain(&|| NOW).unwrap();
         store.set(&mut session, b"ab", 0, 0, b"two").unwrap();
-        store.commit(&session).unwrap();
+        store.settle(&session).unwrap();
         if sync_fails {
             disk.fail(&[Call::Sync], 0, How::Once);
-            store.tend(&|| NOW).unwrap_err();
+            store.maintain(&|| NOW).unwrap_err();
         }
         drop(store);
         let (store, _) = disk.open(&options, NOW).unwrap();
@@ -381,7 +533,7 @@ fn the_name_of_a_file_is_safe_before_anything_in_it_is_promised() {
     let (store, _) = disk.open(&options(), NOW).unwrap();
     let mut session = Session::at(NOW);
     store.set(&mut session, b"a", 0, 0, b"acknowledged").unwrap();
-    store.commit(&session).unwrap();
+    store.settle(&session).unwrap();
     let left = TempDir::new();
     disk.power_cut(left.path(), 0);
     let (store, _) = Faulty::new(left.path()).open(&options(), NOW).unwrap();
@@ -403,18 +555,4 @@ fn a_start_removes_its_own_leftovers_and_nothing_else() {
     let disk = Faulty::new(directory.path());
     assert_eq!(check_contents(&disk, models.last().unwrap()), None);
     assert_eq!(files(directory.path()), expected);
-}
-
-#[test]
-fn a_start_reads_and_writes_on_when_the_system_gives_crumbs() {
-    let directory = TempDir::new();
-    let (mut files, models) = two_generations();
-    let bytes = files.get_mut(SECOND).unwrap();
-    bytes.truncate(bytes.len() - 1);
-    put_files(directory.path(), &files);
-    let disk = Faulty::new(directory.path());
-    disk.give_crumbs(3);
-    check_contents(&disk, &models[models.len() - 2]);
-    disk.heal();
-    check_contents(&disk, &models[models.len() - 2]);
 }

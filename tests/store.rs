@@ -10,17 +10,18 @@ use common::TempDir;
 use common::disk::{
     Call, Faulty, How, contents, files, records, short, value, written,
 };
-use memcached_lite::disk::Directory;
-use memcached_lite::log::{LogError, SyncMode};
-use memcached_lite::record::{HEADER_LEN, IntOrder};
-use memcached_lite::replay::{OpenError, Settings};
-use memcached_lite::store::{Counted, Options, Session, Store, Stored, expiry};
+use common::verbs::Verbs;
+use memcached_lite::store::disk::Directory;
+use memcached_lite::store::record::{HEADER_LEN, IntOrder};
+use memcached_lite::store::{
+    Answer, Error, Options, Result, Session, Settings, Store, SyncMode, expiry,
+};
 use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
 use std::process;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Barrier, Mutex};
+use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
 
 const NOW: u64 = 1_000_000_000;
@@ -62,8 +63,8 @@ impl Fixture {
     fn put(&self, key: &[u8], value: &[u8]) -> u64 {
         let mut session = Session::at(NOW);
         let stored = self.store.set(&mut session, key, 0, 0, value);
-        assert_eq!(stored, Ok(Stored::Stored));
-        self.store.commit(&session).unwrap();
+        assert_eq!(stored, Ok(Answer::Stored));
+        self.store.settle(&session).unwrap();
         self.unique(key, NOW).unwrap()
     }
 
@@ -91,6 +92,11 @@ fn text(value: &str) -> Option<Vec<u8>> {
     Some(value.into())
 }
 
+/// What is answered where the record at this offset of the first file is damaged.
+fn damaged(offset: usize) -> Error {
+    Error::Read(format!("the record in {FIRST} at offset {offset} is damaged"))
+}
+
 #[test]
 fn set_stores_whatever_is_there() {
     let t = Fixture::short();
@@ -99,7 +105,7 @@ fn set_stores_whatever_is_there() {
     for (flags, value) in [(0, &b"one"[..]), (u32::MAX, b""), (7, b"\0\r\n three")] {
         assert_eq!(
             t.store.set(&mut session, b"k", flags, 0, value),
-            Ok(Stored::Stored)
+            Ok(Answer::Stored)
         );
         let item = t.store.get(&mut session, b"k").unwrap().unwrap();
         assert_eq!((item.flags, item.value), (flags, value));
@@ -110,15 +116,15 @@ fn set_stores_whatever_is_there() {
 fn add_stores_what_is_absent_and_replace_what_is_present() {
     let t = Fixture::short();
     let mut session = Session::at(NOW);
-    assert_eq!(t.store.replace(&mut session, b"k", 0, 0, b"0"), Ok(Stored::NotStored));
-    assert_eq!(t.store.add(&mut session, b"k", 1, 5, b"1"), Ok(Stored::Stored));
-    assert_eq!(t.store.add(&mut session, b"k", 0, 0, b"2"), Ok(Stored::NotStored));
+    assert_eq!(t.store.replace(&mut session, b"k", 0, 0, b"0"), Ok(Answer::NotStored));
+    assert_eq!(t.store.add(&mut session, b"k", 1, 5, b"1"), Ok(Answer::Stored));
+    assert_eq!(t.store.add(&mut session, b"k", 0, 0, b"2"), Ok(Answer::NotStored));
     assert_eq!(t.value(b"k", NOW), text("1"));
     // What has expired is absent.
     session.now = NOW + 5;
-    assert_eq!(t.store.replace(&mut session, b"k", 0, 0, b"3"), Ok(Stored::NotStored));
-    assert_eq!(t.store.add(&mut session, b"k", 0, 0, b"4"), Ok(Stored::Stored));
-    assert_eq!(t.store.replace(&mut session, b"k", 0, 0, b"5"), Ok(Stored::Stored));
+    assert_eq!(t.store.replace(&mut session, b"k", 0, 0, b"3"), Ok(Answer::NotStored));
+    assert_eq!(t.store.add(&mut session, b"k", 0, 0, b"4"), Ok(Answer::Stored));
+    assert_eq!(t.store.replace(&mut session, b"k", 0, 0, b"5"), Ok(Answer::Stored));
     assert_eq!(t.value(b"k", NOW + 5), text("5"));
 }
 
@@ -126,13 +132,13 @@ fn add_stores_what_is_absent_and_replace_what_is_present() {
 fn append_and_prepend_keep_flags_and_expiry_and_give_a_new_unique() {
     let mut t = Fixture::short();
     let mut session = Session::at(NOW);
-    assert_eq!(t.store.append(&mut session, b"k", b"x"), Ok(Stored::NotStored));
-    assert_eq!(t.store.prepend(&mut session, b"k", b"x"), Ok(Stored::NotStored));
+    assert_eq!(t.store.append(&mut session, b"k", b"x"), Ok(Answer::NotStored));
+    assert_eq!(t.store.prepend(&mut session, b"k", b"x"), Ok(Answer::NotStored));
     t.store.set(&mut session, b"k", 9, 50, b"b").unwrap();
     let before = t.unique(b"k", NOW);
-    assert_eq!(t.store.append(&mut session, b"k", b"c"), Ok(Stored::Stored));
-    assert_eq!(t.store.prepend(&mut session, b"k", b"a"), Ok(Stored::Stored));
-    t.store.commit(&session).unwrap();
+    assert_eq!(t.store.append(&mut session, b"k", b"c"), Ok(Answer::Stored));
+    assert_eq!(t.store.prepend(&mut session, b"k", b"a"), Ok(Answer::Stored));
+    t.store.settle(&session).unwrap();
     assert_ne!(t.unique(b"k", NOW), before);
     t.restart_at(NOW);
     let item = t.store.get(&mut session, b"k").unwrap().unwrap();
@@ -147,13 +153,13 @@ fn cas_stores_only_over_the_value_that_was_read() {
     let cas = |session: &mut Session, value: &[u8], unique| {
         t.store.cas(session, b"k", 0, 0, value, unique).unwrap()
     };
-    assert_eq!(cas(&mut session, b"0", 1), Stored::NotFound);
+    assert_eq!(cas(&mut session, b"0", 1), Answer::NotFound);
     let first = t.put(b"k", b"1");
     assert_ne!(first, 0);
-    assert_eq!(cas(&mut session, b"2", 0), Stored::Exists);
-    assert_eq!(cas(&mut session, b"2", first + 1), Stored::Exists);
-    assert_eq!(cas(&mut session, b"2", first), Stored::Stored);
-    assert_eq!(cas(&mut session, b"3", first), Stored::Exists);
+    assert_eq!(cas(&mut session, b"2", 0), Answer::Exists);
+    assert_eq!(cas(&mut session, b"2", first + 1), Answer::Exists);
+    assert_eq!(cas(&mut session, b"2", first), Answer::Stored);
+    assert_eq!(cas(&mut session, b"3", first), Answer::Exists);
     assert_eq!(t.value(b"k", NOW), text("2"));
 }
 
@@ -161,7 +167,7 @@ fn cas_stores_only_over_the_value_that_was_read() {
 fn incr_wraps_and_decr_stops_at_zero() {
     let t = Fixture::short();
     let mut session = Session::at(NOW);
-    assert_eq!(t.store.incr(&mut session, b"n", 1), Ok(Counted::NotFound));
+    assert_eq!(t.store.incr(&mut session, b"n", 1), Ok(Answer::NotFound));
     for (start, step, sum, shown) in [
         ("9", 1, 10, "10"),
         ("0", u64::MAX, u64::MAX, "18446744073709551615"),
@@ -169,7 +175,7 @@ fn incr_wraps_and_decr_stops_at_zero() {
         ("5  ", 7, 12, "12 "),
     ] {
         t.put(b"n", start.as_bytes());
-        assert_eq!(t.store.incr(&mut session, b"n", step), Ok(Counted::Number(sum)));
+        assert_eq!(t.store.incr(&mut session, b"n", step), Ok(Answer::Number(sum)));
         assert_eq!(t.value(b"n", NOW), text(shown));
     }
     for (start, step, difference, shown) in
@@ -177,13 +183,13 @@ fn incr_wraps_and_decr_stops_at_zero() {
     {
         t.put(b"n", start.as_bytes());
         let counted = t.store.decr(&mut session, b"n", step);
-        assert_eq!(counted, Ok(Counted::Number(difference)));
+        assert_eq!(counted, Ok(Answer::Number(difference)));
         assert_eq!(t.value(b"n", NOW), text(shown));
     }
     for no_number in ["", " ", "-1", "+1", "1x", "1.5", "18446744073709551616"] {
         t.put(b"n", no_number.as_bytes());
-        assert_eq!(t.store.incr(&mut session, b"n", 1), Ok(Counted::NotNumeric));
-        assert_eq!(t.store.decr(&mut session, b"n", 1), Ok(Counted::NotNumeric));
+        assert_eq!(t.store.incr(&mut session, b"n", 1), Ok(Answer::NotNumeric));
+        assert_eq!(t.store.decr(&mut session, b"n", 1), Ok(Answer::NotNumeric));
         assert_eq!(t.value(b"n", NOW), text(no_number));
     }
 }
@@ -192,37 +198,37 @@ fn incr_wraps_and_decr_stops_at_zero() {
 fn touch_and_gat_change_the_expiry_and_keep_the_unique() {
     let mut t = Fixture::short();
     let mut session = Session::at(NOW);
-    assert_eq!(t.store.touch(&mut session, b"k", 10), Ok(false));
+    assert_eq!(t.store.touch(&mut session, b"k", 10), Ok(Answer::NotFound));
     assert_eq!(t.store.get_and_touch(&mut session, b"k", 10), Ok(None));
     let unique = t.put(b"k", b"v");
-    assert_eq!(t.store.touch(&mut session, b"k", 10), Ok(true));
+    assert_eq!(t.store.touch(&mut session, b"k", 10), Ok(Answer::Touched));
     assert_eq!(t.unique(b"k", NOW + 9), Some(unique));
     assert_eq!(t.unique(b"k", NOW + 10), None);
     let item = t.store.get_and_touch(&mut session, b"k", 90).unwrap().unwrap();
     assert_eq!((item.value, item.cas), (&b"v"[..], unique));
-    t.store.commit(&session).unwrap();
+    t.store.settle(&session).unwrap();
     t.restart_at(NOW + 50);
     assert_eq!(t.unique(b"k", NOW + 89), Some(unique));
     assert_eq!(t.unique(b"k", NOW + 90), None);
-    // A copy of a copy keeps it as well, and cas goes by it.
+    // A copy of a copy keeps it as well, and cas compares with it.
     session.now = NOW + 50;
     t.store.touch(&mut session, b"k", 0).unwrap();
     t.store.compact(&|| NOW + 50).unwrap();
     t.restart_at(NOW + 500);
     assert_eq!(t.unique(b"k", NOW + 500), Some(unique));
     let stored = t.store.cas(&mut session, b"k", 0, 0, b"w", unique);
-    assert_eq!(stored, Ok(Stored::Stored));
+    assert_eq!(stored, Ok(Answer::Stored));
 }
 
 #[test]
 fn delete_removes_and_says_whether_there_was_something() {
     let mut t = Fixture::short();
     let mut session = Session::at(NOW);
-    assert_eq!(t.store.delete(&mut session, b"k"), Ok(false));
+    assert_eq!(t.store.delete(&mut session, b"k"), Ok(Answer::NotFound));
     t.put(b"k", b"v");
-    assert_eq!(t.store.delete(&mut session, b"k"), Ok(true));
-    assert_eq!(t.store.delete(&mut session, b"k"), Ok(false));
-    t.store.commit(&session).unwrap();
+    assert_eq!(t.store.delete(&mut session, b"k"), Ok(Answer::Deleted));
+    assert_eq!(t.store.delete(&mut session, b"k"), Ok(Answer::NotFound));
+    t.store.settle(&session).unwrap();
     t.restart_at(NOW);
     assert_eq!(t.value(b"k", NOW), None);
 }
@@ -240,6 +246,44 @@ fn an_exptime_counts_from_now_up_to_thirty_days_and_is_a_date_beyond() {
 }
 
 #[test]
+fn an_exptime_that_is_a_negative_number_of_32_bits_is_long_past() {
+    // libmemcached writes -1 as 4294967295. The last million before that are such numbers;
+    // what is before them is a date in 2106.
+    for past in [-1, 4_294_000_000, 4_294_500_000, 4_294_967_295] {
+        assert!((1..NOW).contains(&expiry(past, NOW)), "{past}");
+    }
+    for date in [4_293_999_999, 4_294_967_296, i64::from(u32::MAX / 2) + 1] {
+        assert_eq!(expiry(date, NOW), date as u64);
+    }
+    let mut t = Fixture::short();
+    let mut session = Session::at(NOW);
+    for (key, exptime) in [
+        (&b"past"[..], 4_294_967_295),
+        (b"edge", 4_294_000_000),
+        (b"date", 4_293_999_999),
+    ] {
+        t.put(key, b"old");
+        let stored = t.store.set(&mut session, key, 0, exptime, b"v");
+        assert_eq!(stored, Ok(Answer::Stored));
+        t.put(&[key, b" touched"].concat(), b"t");
+        let touched = [key, b" touched"].concat();
+        let touched = t.store.touch(&mut session, &touched, exptime);
+        assert_eq!(touched, Ok(Answer::Touched));
+    }
+    t.store.settle(&session).unwrap();
+    let keys: [&[u8]; 6] =
+        [b"past", b"edge", b"date", b"past touched", b"edge touched", b"date touched"];
+    for _ in 0..2 {
+        let last = 4_293_999_998;
+        for (now, expected) in [(NOW, 2), (last, 2), (last + 1, 0)] {
+            assert_eq!(contents(&t.store, &keys, now).len(), expected, "{now}");
+        }
+        assert!(t.value(b"date", NOW).is_some() && t.value(b"past", NOW).is_none());
+        t.restart_at(NOW);
+    }
+}
+
+#[test]
 fn items_expire_at_their_time_whether_the_store_is_up_or_down() {
     let mut t = Fixture::short();
     let mut session = Session::at(NOW);
@@ -251,7 +295,7 @@ fn items_expire_at_their_time_whether_the_store_is_up_or_down() {
     t.store.set(&mut session, b"past", 0, -1, b"v").unwrap();
     t.store.set(&mut session, b"old date", 0, (NOW - 1) as i64, b"v").unwrap();
     t.store.set(&mut session, b"far", 0, i64::MAX, b"v").unwrap();
-    t.store.commit(&session).unwrap();
+    t.store.settle(&session).unwrap();
     let keys: [&[u8]; 6] = [b"stays", b"soon", b"date", b"past", b"old date", b"far"];
     for _ in 0..2 {
         let there =
@@ -276,13 +320,13 @@ fn an_expired_record_hides_what_the_key_had_before() {
     let mut session = Session::at(NOW);
     t.put(b"k", b"older, and without expiry");
     t.store.set(&mut session, b"k", 0, 10, b"newer").unwrap();
-    t.store.commit(&session).unwrap();
+    t.store.settle(&session).unwrap();
     t.restart_at(NOW + 10);
     assert_eq!(t.value(b"k", NOW + 10), None);
 }
 
 #[test]
-fn expired_items_are_taken_out_of_memory_in_a_round_over_all_shards() {
+fn maintenance_removes_expired_items_one_shard_after_the_other() {
     let t = Fixture::short();
     let mut session = Session::at(NOW);
     for i in 0..200 {
@@ -291,15 +335,41 @@ fn expired_items_are_taken_out_of_memory_in_a_round_over_all_shards() {
     }
     // At most so many shards are there.
     for _ in 0..64 {
-        t.store.tend(&|| NOW).unwrap();
+        t.store.maintain(&|| NOW).unwrap();
     }
     assert_eq!(t.store.figures().items, 200);
     for _ in 0..64 {
-        t.store.tend(&|| NOW + 1).unwrap();
+        t.store.maintain(&|| NOW + 1).unwrap();
     }
     let figures = t.store.figures();
     assert_eq!(figures.items, 100);
     assert_eq!(figures.live_bytes, 100 * (35 + 16 + 2 + 1));
+}
+
+#[test]
+fn a_reset_begins_to_count_anew() {
+    let t = Fixture::short();
+    t.put(b"k", b"1");
+    let mut session = Session::at(NOW);
+    t.store.touch(&mut session, b"k", 10).unwrap();
+    t.store.settle(&session).unwrap();
+    let counts = || {
+        let figures = t.store.figures();
+        (figures.total_items, figures.expired_lookups)
+    };
+    assert_eq!(counts(), (2, 0));
+    assert_eq!(t.value(b"k", NOW + 10), None);
+    assert_eq!(t.value(b"never", NOW + 10), None);
+    assert_eq!(counts(), (2, 1));
+    let before = t.store.figures();
+    t.store.reset_counts();
+    assert_eq!(counts(), (0, 0));
+    // What is there is no count.
+    let after = t.store.figures();
+    assert_eq!((after.items, after.log_end), (before.items, before.log_end));
+    t.put(b"k", b"2");
+    assert_eq!(t.value(b"k", NOW), text("2"));
+    assert_eq!(counts(), (1, 0));
 }
 
 #[test]
@@ -313,7 +383,7 @@ fn flush_all_removes_everything_for_good() {
     t.store.set(&mut session, b"b", 0, 0, b"after").unwrap();
     t.store.flush_all(&mut session, -1).unwrap();
     t.store.set(&mut session, b"c", 0, 0, b"last").unwrap();
-    t.store.commit(&session).unwrap();
+    t.store.settle(&session).unwrap();
     t.restart_at(NOW);
     assert_eq!(contents(&t.store, &[b"a", b"b"], NOW).len(), 0);
     assert_eq!(t.value(b"c", NOW), text("last"));
@@ -326,7 +396,7 @@ fn a_delayed_flush_comes_when_it_is_due_also_over_a_restart() {
         t.put(b"before", b"1");
         let mut session = Session::at(NOW);
         t.store.flush_all(&mut session, 10).unwrap();
-        t.store.commit(&session).unwrap();
+        t.store.settle(&session).unwrap();
         t.put(b"after", b"2");
         let keys: [&[u8]; 3] = [b"before", b"after", b"later"];
         assert_eq!(contents(&t.store, &keys, NOW + 9).len(), 2);
@@ -339,7 +409,7 @@ fn a_delayed_flush_comes_when_it_is_due_also_over_a_restart() {
         // It comes once.
         session.now = now;
         t.store.set(&mut session, b"later", 0, 0, b"3").unwrap();
-        t.store.commit(&session).unwrap();
+        t.store.settle(&session).unwrap();
         assert_eq!(contents(&t.store, &keys, now + 1000).len(), 1);
         t.restart_at(now + 1000);
         assert_eq!(contents(&t.store, &keys, now + 1000).len(), 1);
@@ -354,7 +424,7 @@ fn a_new_flush_replaces_the_pending_one() {
         t.store.flush_all(&mut session, 10).unwrap();
         t.store.flush_all(&mut session, delay).unwrap();
         t.store.set(&mut session, b"k", 0, 0, b"v").unwrap();
-        t.store.commit(&session).unwrap();
+        t.store.settle(&session).unwrap();
         for _ in 0..2 {
             let last = due.map_or(NOW + 1000, |due| due - 1);
             assert_eq!(t.value(b"k", last), text("v"));
@@ -369,11 +439,11 @@ fn a_new_flush_replaces_the_pending_one() {
 #[test]
 fn a_flush_that_is_due_comes_before_whatever_is_asked() {
     // S5
-    type Ask = fn(&Store, &mut Session) -> Result<String, LogError>;
+    type Ask = fn(&Store, &mut Session) -> Result<String>;
     fn shown(answer: impl std::fmt::Debug) -> String {
         format!("{answer:?}")
     }
-    let asks: [(&str, Ask); 12] = [
+    let asks: [(&str, Ask); 13] = [
         ("None", |s, x| s.get(x, b"1").map(shown)),
         ("Stored", |s, x| s.set(x, b"1", 0, 0, b"2").map(shown)),
         ("Stored", |s, x| s.add(x, b"1", 0, 0, b"2").map(shown)),
@@ -384,7 +454,8 @@ fn a_flush_that_is_due_comes_before_whatever_is_asked() {
         ("NotFound", |s, x| s.incr(x, b"1", 1).map(shown)),
         ("NotFound", |s, x| s.decr(x, b"1", 1).map(shown)),
         ("None", |s, x| s.get_and_touch(x, b"1", 0).map(shown)),
-        ("false", |s, x| s.delete(x, b"1").map(shown)),
+        ("NotFound", |s, x| s.touch(x, b"1", 0).map(shown)),
+        ("NotFound", |s, x| s.delete(x, b"1").map(shown)),
         // Only the new one is pending then.
         ("()", |s, x| s.flush_all(x, 100).map(shown)),
     ];
@@ -394,12 +465,12 @@ fn a_flush_that_is_due_comes_before_whatever_is_asked() {
         t.put(b"other", b"1");
         let mut session = Session::at(NOW);
         t.store.flush_all(&mut session, 10).unwrap();
-        t.store.commit(&session).unwrap();
+        t.store.settle(&session).unwrap();
         let end = t.store.figures().log_end;
         session = Session::at(NOW + 10);
         assert_eq!(ask(&t.store, &mut session).unwrap(), expected);
         assert!(session.depends_on > end, "the flush is not safe yet: {expected}");
-        t.store.commit(&session).unwrap();
+        t.store.settle(&session).unwrap();
         let there = contents(&t.store, &[b"1", b"other"], NOW + 10);
         assert_eq!(there.len(), usize::from(expected == "Stored"));
         t.restart_at(NOW + 10);
@@ -408,7 +479,7 @@ fn a_flush_that_is_due_comes_before_whatever_is_asked() {
 }
 
 #[test]
-fn a_flush_that_is_due_comes_once_for_all_who_meet_it() {
+fn a_flush_that_is_due_comes_once_for_all_sessions() {
     // S5
     let t = Fixture::short();
     let together = Barrier::new(4);
@@ -431,7 +502,7 @@ fn a_flush_that_is_due_comes_once_for_all_who_meet_it() {
 }
 
 #[test]
-fn keys_that_contain_one_another_are_strangers() {
+fn keys_that_contain_one_another_are_different_keys() {
     let mut t = Fixture::short();
     let keys: [&[u8]; 8] = [
         b"cat",
@@ -449,7 +520,7 @@ fn keys_that_contain_one_another_are_strangers() {
     let mut session = Session::at(NOW);
     t.store.delete(&mut session, b"at").unwrap();
     t.store.append(&mut session, b"cat", b"!").unwrap();
-    t.store.commit(&session).unwrap();
+    t.store.settle(&session).unwrap();
     for _ in 0..2 {
         let values: Vec<_> = keys.iter().map(|key| t.value(key, NOW)).collect();
         let expected = ["0!", "1", "", "3", "4", "5", "6", "7"].map(text);
@@ -473,7 +544,7 @@ fn every_size_and_order_comes_back_after_a_restart() {
                 };
                 let options = Options { settings, ..Options::default() };
                 let mut t = Fixture::new(options);
-                assert_eq!(t.store.key_size(), usize::from(key_size));
+                assert_eq!(t.store.limits().key_size, usize::from(key_size));
                 let longest = vec![b'k'; key_size.into()];
                 let largest = vec![b'v'; if int_size == 1 { 255 } else { 70_000 }];
                 t.put(&longest, &largest);
@@ -484,7 +555,7 @@ fn every_size_and_order_comes_back_after_a_restart() {
                     // Without options, the header's sizes are used.
                     t.options = Options::default();
                     t.restart_at(NOW);
-                    assert_eq!(t.store.key_size(), usize::from(key_size));
+                    assert_eq!(t.store.limits().key_size, usize::from(key_size));
                 }
             }
         }
@@ -495,32 +566,32 @@ fn every_size_and_order_comes_back_after_a_restart() {
 fn a_value_that_int_size_cannot_hold_is_too_large() {
     let settings = Settings { int_size: Some(1), ..Settings::default() };
     let t = Fixture::new(Options { settings, ..Options::default() });
-    assert_eq!(t.store.max_value(), 255);
+    assert_eq!(t.store.limits().max_value, 255);
     t.put(b"k", &[b'v'; 250]);
     let mut session = Session::at(NOW);
     let six = t.store.append(&mut session, b"k", b"sixsix");
-    assert_eq!(six, Ok(Stored::NotStored));
+    assert_eq!(six, Ok(Answer::NotStored));
     let six = t.store.prepend(&mut session, b"k", b"sixsix");
-    assert_eq!(six, Ok(Stored::NotStored));
-    assert_eq!(t.store.append(&mut session, b"k", b"fives"), Ok(Stored::Stored));
+    assert_eq!(six, Ok(Answer::NotStored));
+    assert_eq!(t.store.append(&mut session, b"k", b"fives"), Ok(Answer::Stored));
     assert_eq!(t.value(b"k", NOW).unwrap().len(), 255);
 }
 
 #[test]
 fn a_value_grows_up_to_the_largest_item_and_no_further() {
     let t = Fixture::new(Options { max_item_size: 1000, ..Options::default() });
-    assert_eq!(t.store.max_value(), 1000);
+    assert_eq!(t.store.limits().max_value, 1000);
     t.put(b"key", &[b'v'; 990]);
     let mut session = Session::at(NOW);
     assert_eq!(
         t.store.append(&mut session, b"key", b"12345678"),
-        Ok(Stored::NotStored)
+        Ok(Answer::NotStored)
     );
-    assert_eq!(t.store.append(&mut session, b"key", b"1234567"), Ok(Stored::Stored));
+    assert_eq!(t.store.append(&mut session, b"key", b"1234567"), Ok(Answer::Stored));
 }
 
 #[test]
-fn other_sizes_than_the_directory_has_are_refused_and_nothing_is_changed() {
+fn a_start_with_other_sizes_than_the_directory_has_fails_and_changes_nothing() {
     let t = Fixture::new(Options {
         settings: Settings {
             key_size: Some(60),
@@ -549,7 +620,7 @@ fn other_sizes_than_the_directory_has_are_refused_and_nothing_is_changed() {
     ] {
         let options = Options { settings, ..Options::default() };
         let error = Store::open(path, &options, NOW).err().unwrap();
-        assert!(matches!(error, OpenError::Settings { .. }), "{error:?}");
+        assert!(matches!(error, Error::Open(_)), "{error:?}");
         let said = error.to_string();
         assert!(said.contains(asked), "{said}");
         assert!(said.contains("KEY_SIZE 60, INT_SIZE 2, INT_ORDER big"), "{said}");
@@ -559,7 +630,7 @@ fn other_sizes_than_the_directory_has_are_refused_and_nothing_is_changed() {
 }
 
 #[test]
-fn a_file_that_is_not_ours_is_refused_and_nothing_is_created_or_changed() {
+fn a_start_on_a_file_that_is_not_ours_fails_and_creates_or_changes_nothing() {
     let mut newer = Fixture::short().file();
     newer[9] += 1;
     let notes = b"somebody's notes, long enough to be taken for a header".to_vec();
@@ -569,7 +640,8 @@ fn a_file_that_is_not_ours_is_refused_and_nothing_is_created_or_changed() {
         let before = files(directory.path());
         let error = Store::open(directory.path(), &Options::default(), NOW).err();
         let said = error.as_ref().map(ToString::to_string).unwrap();
-        assert!(matches!(error, Some(OpenError::Foreign { .. })), "{said}");
+        assert!(matches!(error, Some(Error::Open(_))), "{said}");
+        assert!(said.ends_with("choose another --data"), "{said}");
         assert!(said.contains(FIRST), "{said}");
         assert_eq!(files(directory.path()), before);
     }
@@ -579,22 +651,22 @@ fn a_file_that_is_not_ours_is_refused_and_nothing_is_created_or_changed() {
 fn a_directory_is_made_with_its_parents_and_opened_again() {
     let parent = TempDir::new();
     let path = parent.path().join("some/where/data");
-    for expected in [Stored::Stored, Stored::NotStored] {
+    for expected in [Answer::Stored, Answer::NotStored] {
         let (store, torn) = Store::open(&path, &Options::default(), NOW).unwrap();
         assert_eq!(torn, None);
         let mut session = Session::at(NOW);
         assert_eq!(store.add(&mut session, b"k", 0, 0, b"v"), Ok(expected));
-        store.commit(&session).unwrap();
+        store.settle(&session).unwrap();
     }
 }
 
 #[test]
-fn a_path_that_is_no_directory_is_refused() {
+fn a_start_on_a_path_that_is_not_a_directory_fails() {
     let directory = TempDir::new();
     let path = directory.path().join("file");
     fs::write(&path, b"mine").unwrap();
     let error = Store::open(&path, &Options::default(), NOW).err();
-    assert!(matches!(error, Some(OpenError::Io(_))), "{error:?}");
+    assert!(matches!(error, Some(Error::Open(_))), "{error:?}");
     assert_eq!(fs::read(&path).unwrap(), b"mine");
 }
 
@@ -606,10 +678,14 @@ fn a_second_owner_is_told_who_has_the_directory() {
     let before = files(directory.path());
     let error = open().err().unwrap();
     let pid = process::id().to_string();
-    assert!(matches!(&error, OpenError::Locked(holder) if *holder == pid), "{error}");
-    assert!(error.to_string().contains(&pid));
+    assert_eq!(
+        error,
+        Error::Open(format!(
+            "process {pid} is using it; stop that server or choose another --data"
+        ))
+    );
     assert_eq!(files(directory.path()), before);
-    // Also when somebody has taken the lock file for a left-over.
+    // Also when a person has removed the lock file as a leftover.
     fs::remove_file(directory.path().join("lock")).unwrap();
     let error = open().err().unwrap().to_string();
     assert!(error.contains("whose lock file was removed"), "{error}");
@@ -618,7 +694,7 @@ fn a_second_owner_is_told_who_has_the_directory() {
 }
 
 #[test]
-fn a_lock_file_without_a_holder_keeps_nobody_out() {
+fn a_lock_file_that_no_process_holds_keeps_nobody_out() {
     let directory = TempDir::new();
     let lock = directory.path().join("lock");
     fs::write(&lock, b"4194305 and some more\n").unwrap();
@@ -640,7 +716,7 @@ fn a_unique_is_never_given_twice() {
             assert!(seen.insert(t.unique(key, now).unwrap()));
             t.store.append(&mut session, key, b"1").unwrap();
             assert!(seen.insert(t.unique(key, now).unwrap()));
-            t.store.commit(&session).unwrap();
+            t.store.settle(&session).unwrap();
         }
     };
     for _ in 0..3 {
@@ -649,16 +725,16 @@ fn a_unique_is_never_given_twice() {
         give(&t, now);
         let mut session = Session::at(now);
         t.store.delete(&mut session, b"a").unwrap();
-        t.store.commit(&session).unwrap();
+        t.store.settle(&session).unwrap();
         t.store.compact(&|| now).unwrap();
         give(&t, now);
         t.store.flush_all(&mut session, 0).unwrap();
-        t.store.commit(&session).unwrap();
+        t.store.settle(&session).unwrap();
         t.store.compact(&|| now).unwrap();
         t.restart_at(now);
         give(&t, now);
         t.store.set(&mut session, b"a", 0, 5, b"1").unwrap();
-        t.store.commit(&session).unwrap();
+        t.store.settle(&session).unwrap();
         now += 5;
         t.store.compact(&|| now).unwrap();
         t.restart_at(now);
@@ -676,7 +752,7 @@ fn increments_of_many_threads_are_all_counted() {
                 for _ in 0..500 {
                     t.store.incr(&mut session, b"n", 1).unwrap();
                 }
-                t.store.commit(&session).unwrap();
+                t.store.settle(&session).unwrap();
             });
         }
     });
@@ -701,7 +777,7 @@ fn of_many_that_compare_and_store_one_wins_each_time() {
                     let (unique, next) = (item.cas, (number + 1).to_string());
                     let next = next.as_bytes();
                     let stored = t.store.cas(&mut session, b"n", 0, 0, next, unique);
-                    if stored.unwrap() == Stored::Stored {
+                    if stored.unwrap() == Answer::Stored {
                         won.fetch_add(1, Ordering::Relaxed);
                     }
                 }
@@ -723,7 +799,7 @@ fn of_many_that_add_one_is_stored() {
                 for key in 0..100u8 {
                     let key = [b'k', key];
                     let added = t.store.add(&mut session, &key, 0, 0, &[me]);
-                    if added.unwrap() == Stored::Stored {
+                    if added.unwrap() == Answer::Stored {
                         stored.lock().unwrap().push((key, me));
                     }
                 }
@@ -760,7 +836,7 @@ fn every_write_depends_on_its_own_record() {
         assert!(write(&t.store, &mut session));
         assert_eq!(session.depends_on, t.store.figures().log_end, "write {i}");
         assert!(!t.store.is_committed(session.depends_on), "write {i}");
-        t.store.commit(&session).unwrap();
+        t.store.settle(&session).unwrap();
         assert!(t.store.is_committed(session.depends_on), "write {i}");
     }
 }
@@ -777,7 +853,7 @@ fn an_answer_depends_on_what_another_session_wrote() {
         (|s, x| drop(s.flush_all(x, 0)), NOW),
         (|s, x| drop(s.set(x, b"k", 0, -1, b"2")), NOW),
         (|s, x| drop(s.touch(x, b"k", -1)), NOW),
-        // It is there now, and has expired when somebody looks.
+        // It is there now, and has expired when it is looked up.
         (|s, x| drop(s.set(x, b"k", 0, 10, b"2")), NOW + 10),
     ];
     type Look = fn(&Store, &mut Session) -> bool;
@@ -799,14 +875,14 @@ fn an_answer_depends_on_what_another_session_wrote() {
             assert!(reader.depends_on >= writer.depends_on, "change {number}");
             assert!(!t.store.is_committed(reader.depends_on), "change {number}");
             // The reader's own commit is enough to make it safe.
-            t.store.commit(&reader).unwrap();
+            t.store.settle(&reader).unwrap();
             assert!(t.store.is_committed(writer.depends_on), "change {number}");
         }
     }
 }
 
 #[test]
-fn what_the_janitor_took_out_is_missed_no_sooner_than_it_is_safe() {
+fn what_maintenance_removed_is_missed_no_sooner_than_it_is_safe() {
     // S3: the expired record was never synced; a crash would show what was before.
     let t = Fixture::every_second();
     t.put(b"k", b"first");
@@ -814,12 +890,12 @@ fn what_the_janitor_took_out_is_missed_no_sooner_than_it_is_safe() {
     t.store.set(&mut writer, b"k", 0, 1, b"second").unwrap();
     t.disk.fail(&[Call::Write], 0, How::Always);
     for _ in 0..64 {
-        t.store.tend(&|| NOW + 1).unwrap_err();
+        t.store.maintain(&|| NOW + 1).unwrap_err();
     }
     assert!(!t.store.is_committed(t.depends_on(b"k", NOW + 1)));
     t.disk.heal();
     for _ in 0..64 {
-        t.store.tend(&|| NOW + 1).unwrap();
+        t.store.maintain(&|| NOW + 1).unwrap();
     }
     assert_eq!(t.store.figures().items, 0);
     assert!(t.depends_on(b"k", NOW + 1) >= writer.depends_on);
@@ -834,19 +910,19 @@ fn a_session_that_has_seen_nothing_new_waits_for_nobody() {
     t.store.set(&mut writer, b"other", 0, 0, b"v").unwrap();
     let hold = t.disk.hold(Call::Sync);
     thread::scope(|scope| {
-        scope.spawn(|| t.store.commit(&writer).unwrap());
+        scope.spawn(|| t.store.commit(writer.depends_on, NOW).unwrap());
         hold.wait_for(1);
         let mut reader = Session::at(NOW);
         assert!(t.store.get(&mut reader, b"k").unwrap().is_some());
-        t.store.commit(&reader).unwrap();
+        t.store.settle(&reader).unwrap();
         drop(hold);
     });
 }
 
 #[test]
 fn an_answer_waits_for_the_sync_that_it_depends_on() {
-    // S2, S3, L4: the sync is under way, and fails in the end. Who did not wait for
-    // it would have been told that all is well.
+    // S2, S3, L4: the sync is under way, and fails in the end. A session that did not
+    // wait for it would have told its client that all is well.
     for read_key in [&b"set"[..], b"deleted"] {
         let t = Fixture::short();
         t.put(b"deleted", b"v");
@@ -856,22 +932,22 @@ fn an_answer_waits_for_the_sync_that_it_depends_on() {
         t.disk.fail(&[Call::Sync], 0, How::Once);
         let hold = t.disk.hold(Call::Sync);
         thread::scope(|scope| {
-            scope.spawn(|| t.store.commit(&writer).unwrap_err());
+            scope.spawn(|| t.store.commit(writer.depends_on, NOW).unwrap_err());
             hold.wait_for(1);
             let mut reader = Session::at(NOW);
             t.store.get(&mut reader, read_key).unwrap();
             assert!(!t.store.is_committed(reader.depends_on));
             let store = &t.store;
-            let waiting = scope.spawn(move || store.commit(&reader));
+            let waiting = scope.spawn(move || store.settle(&reader));
             drop(hold);
             let answer = waiting.join().unwrap();
-            assert!(matches!(answer, Err(LogError::Sync(_))), "{answer:?}");
+            assert!(matches!(answer, Err(Error::Sync(_))), "{answer:?}");
         });
     }
 }
 
 #[test]
-fn all_who_wait_for_a_sync_share_the_next_one() {
+fn sessions_that_wait_for_a_sync_share_the_next_one() {
     let t = Fixture::short();
     t.disk.forget();
     let mut first = Session::at(NOW);
@@ -879,7 +955,7 @@ fn all_who_wait_for_a_sync_share_the_next_one() {
     let hold = t.disk.hold(Call::Sync);
     let written = Barrier::new(9);
     thread::scope(|scope| {
-        scope.spawn(|| t.store.commit(&first).unwrap());
+        scope.spawn(|| t.store.commit(first.depends_on, NOW).unwrap());
         hold.wait_for(1);
         for i in 0..8u8 {
             let (store, written) = (&t.store, &written);
@@ -887,7 +963,7 @@ fn all_who_wait_for_a_sync_share_the_next_one() {
                 let mut session = Session::at(NOW);
                 store.set(&mut session, &[i], 0, 0, b"v").unwrap();
                 written.wait();
-                store.commit(&session).unwrap();
+                store.settle(&session).unwrap();
                 assert!(store.is_committed(session.depends_on));
             });
         }
@@ -907,7 +983,7 @@ fn a_sync_vouches_only_for_what_was_written_before_it_began() {
     let hold = t.disk.hold(Call::Sync);
     let mut later = Session::at(NOW);
     thread::scope(|scope| {
-        scope.spawn(|| t.store.commit(&first).unwrap());
+        scope.spawn(|| t.store.commit(first.depends_on, NOW).unwrap());
         hold.wait_for(1);
         // So much that it is written out at once, while the sync is under way.
         t.disk.forget();
@@ -920,7 +996,7 @@ fn a_sync_vouches_only_for_what_was_written_before_it_began() {
     });
     assert!(t.store.is_committed(first.depends_on));
     assert_eq!(t.store.figures().log_synced, first.depends_on);
-    t.store.commit(&later).unwrap();
+    t.store.settle(&later).unwrap();
     let left = TempDir::new();
     t.disk.power_cut(left.path(), 0);
     let (store, _) = Faulty::new(left.path()).open(&t.options, NOW).unwrap();
@@ -935,7 +1011,7 @@ fn what_always_has_committed_outlives_every_power_cut() {
     for round in 0..20u8 {
         let (key, value_now) = ([b'a' + round % 5], [round]);
         t.store.set(&mut session, &key, 0, 0, &value_now).unwrap();
-        t.store.commit(&session).unwrap();
+        t.store.settle(&session).unwrap();
         t.store.set(&mut session, b"open", 0, 0, &[round; 100]).unwrap();
         for seed in 0..10 {
             let left = TempDir::new();
@@ -961,12 +1037,12 @@ fn what_every_second_has_committed_outlives_the_process() {
 }
 
 #[test]
-fn the_janitor_syncs_what_every_second_has_written() {
+fn maintenance_syncs_what_every_second_has_written() {
     let t = Fixture::every_second();
     t.put(b"k", b"v");
     t.disk.forget();
-    t.store.tend(&|| NOW).unwrap();
-    t.store.tend(&|| NOW + 1).unwrap();
+    t.store.maintain(&|| NOW).unwrap();
+    t.store.maintain(&|| NOW + 1).unwrap();
     assert_eq!(t.disk.count(Call::Sync), 1);
     let left = TempDir::new();
     t.disk.power_cut(left.path(), 0);
@@ -982,7 +1058,7 @@ fn commits_wait_for_a_sync_when_the_last_is_too_long_ago() {
     for (seconds, syncs) in [(0, 0), (1, 0), (2, 0), (3, 1), (4, 1), (5, 1)] {
         session.now = NOW + seconds;
         t.store.set(&mut session, b"k", 0, 0, b"v").unwrap();
-        t.store.commit(&session).unwrap();
+        t.store.settle(&session).unwrap();
         assert_eq!(t.disk.count(Call::Sync), syncs, "{seconds} seconds later");
     }
 }
@@ -1001,9 +1077,9 @@ fn a_record_never_changes_where_it_stands() {
             2 => drop(t.store.flush_all(&mut session, 0)),
             _ => drop(t.store.set(&mut session, &key, 0, 0, &[round])),
         }
-        t.store.commit(&session).unwrap();
+        t.store.settle(&session).unwrap();
         let now = t.file();
-        // Behind `before` there was room to write.
+        // After the records in `before` there was preallocated space.
         assert!(now.starts_with(written(&before)));
         before = now;
     }
@@ -1025,8 +1101,7 @@ fn a_damaged_record_is_answered_with_an_error_and_its_neighbours_with_their_valu
         let mut bytes = good.clone();
         bytes[byte] ^= 0x10;
         fs::write(&path, bytes).unwrap();
-        let damaged =
-            LogError::Damaged { file: FIRST.into(), offset: found.start as u64 };
+        let damaged = damaged(found.start);
         let errors = t.store.figures().damaged_reads;
         let mut x = Session::at(NOW);
         let s = &t.store;
@@ -1095,7 +1170,7 @@ fn no_change_is_hidden_by_what_a_session_has_read() {
 }
 
 #[test]
-fn damage_is_not_seen_by_who_has_a_copy_and_not_kept_by_who_saw_it() {
+fn a_session_with_a_copy_does_not_see_damage_and_one_that_saw_it_reads_again() {
     // F1
     let t = Fixture::short();
     t.put(b"k", b"value");
@@ -1109,23 +1184,23 @@ fn damage_is_not_seen_by_who_has_a_copy_and_not_kept_by_who_saw_it() {
     for _ in 0..2 {
         assert_eq!(t.store.get(&mut before, b"k").unwrap().unwrap().value, b"value");
         let answer = t.store.get(&mut after, b"k").err();
-        assert!(matches!(answer, Some(LogError::Damaged { .. })), "{answer:?}");
+        assert_eq!(answer, Some(damaged(HEADER_LEN)));
     }
     fs::write(&path, good).unwrap();
     assert_eq!(t.store.get(&mut after, b"k").unwrap().unwrap().value, b"value");
 }
 
 #[test]
-fn the_file_has_room_ahead_where_each_reply_waits_for_a_sync() {
+fn the_file_has_preallocated_space_where_each_reply_waits_for_a_sync() {
     for sync in [SyncMode::Always, SyncMode::EverySecond] {
         let mut t = Fixture::new(Options { sync, ..short(16) });
         t.put(b"a", b"1");
-        let room = if sync == SyncMode::Always { 256 << 10 } else { 0 };
+        let space = if sync == SyncMode::Always { 256 << 10 } else { 0 };
         let written = 40 + 54;
-        assert_eq!(t.file().len(), written + room);
+        assert_eq!(t.file().len(), written + space);
         t.disk.forget();
         t.put(b"a", b"2");
-        // Asked for once in a while, and not each time.
+        // Preallocated once in a while, and not each time.
         assert_eq!(t.disk.count(Call::Truncate), 0);
         t.restart_at(NOW);
         assert_eq!(t.file().len(), written + 54);
@@ -1137,7 +1212,7 @@ fn the_file_has_room_ahead_where_each_reply_waits_for_a_sync() {
         assert_eq!(t.file().len(), written + 3 * 54);
         t.disk.heal();
         t.put(b"a", b"5");
-        assert_eq!(t.file().len(), written + 4 * 54 + room);
+        assert_eq!(t.file().len(), written + 4 * 54 + space);
         t.restart_at(NOW);
         assert_eq!(t.value(b"a", NOW), text("5"));
     }
@@ -1150,8 +1225,7 @@ fn a_file_that_was_cut_under_a_running_store_is_damage() {
     let path = t.directory.path().join(FIRST);
     fs::OpenOptions::new().write(true).open(path).unwrap().set_len(50).unwrap();
     let answer = t.store.get(&mut Session::at(NOW), b"k").err();
-    let offset = HEADER_LEN as u64;
-    assert_eq!(answer, Some(LogError::Damaged { file: FIRST.into(), offset }));
+    assert_eq!(answer, Some(damaged(HEADER_LEN)));
 }
 
 #[test]
@@ -1160,22 +1234,11 @@ fn a_read_error_is_answered_and_passes() {
     t.put(b"k", b"v");
     t.disk.fail(&[Call::Read], 0, How::Once);
     let answer = t.store.get(&mut Session::at(NOW), b"k").err();
-    assert!(matches!(answer, Some(LogError::Read(_))), "{answer:?}");
+    assert!(matches!(answer, Some(Error::Read(_))), "{answer:?}");
     assert_eq!(t.value(b"k", NOW), text("v"));
 }
 
-#[test]
-fn crumbs_and_interruptions_are_no_errors() {
-    let mut t = Fixture::short();
-    t.disk.give_crumbs(5);
-    t.put(b"k", b"a value of more than five bytes");
-    assert_eq!(t.value(b"k", NOW).unwrap().len(), 31);
-    t.store.compact(&|| NOW).unwrap();
-    t.restart_at(NOW);
-    assert_eq!(t.value(b"k", NOW).unwrap().len(), 31);
-}
-
-type Write = fn(&Store, &mut Session, &[u8]) -> Result<(), LogError>;
+type Write = fn(&Store, &mut Session, &[u8]) -> Result<()>;
 
 /// Every command that writes, given a key that is there.
 const WRITES: [Write; 10] = [
@@ -1192,7 +1255,7 @@ const WRITES: [Write; 10] = [
 ];
 
 #[test]
-fn a_full_disk_refuses_writes_serves_reads_and_loses_nothing() {
+fn a_full_disk_fails_writes_serves_reads_and_loses_nothing() {
     // L3, S4
     for sync in [SyncMode::Always, SyncMode::EverySecond] {
         for how in [How::Always, How::Short] {
@@ -1203,29 +1266,35 @@ fn a_full_disk_refuses_writes_serves_reads_and_loses_nothing() {
             t.store.set(&mut session, b"waits", 0, 0, b"2").unwrap();
             // A disk that takes half takes nothing after that either.
             t.disk.fail(&[Call::Write], 0, how);
-            let error = t.store.commit(&session).unwrap_err();
-            assert!(matches!(error, LogError::Write(_)), "{error:?}");
+            let error = t.store.settle(&session).unwrap_err();
+            assert!(matches!(error, Error::Write(_)), "{error:?}");
             assert!(!t.store.is_committed(session.depends_on));
             t.disk.fail(&[Call::Write], 0, How::Always);
-            t.store.commit(&session).unwrap_err();
-            t.store.tend(&|| NOW).unwrap_err();
+            t.store.settle(&session).unwrap_err();
+            t.store.maintain(&|| NOW).unwrap_err();
             let (end, items) = (t.store.figures().log_end, t.store.figures().items);
             for write in WRITES {
                 let mut x = Session::at(NOW);
                 let error = write(&t.store, &mut x, b"1").unwrap_err();
-                assert!(matches!(error, LogError::Write(_)), "{error:?}");
+                assert!(matches!(error, Error::Write(_)), "{error:?}");
                 assert_eq!(t.store.figures().log_end, end);
                 assert_eq!(t.store.figures().items, items);
             }
-            // What is safe is served; who sees what is not can't be told so.
-            assert!(t.store.is_committed(t.depends_on(b"1", NOW)));
-            assert_eq!(t.value(b"1", NOW), text("1"));
+            // What is safe is served, however long that lasts; an answer that shows what
+            // is not can't be sent.
+            for now in [NOW, NOW + 2, NOW + 100] {
+                let mut x = Session::at(now);
+                let item = t.store.get(&mut x, b"1").unwrap();
+                assert_eq!(item.map(|item| item.value), Some(&b"1"[..]));
+                assert!(t.store.is_committed(x.depends_on));
+                t.store.settle(&x).unwrap();
+            }
             assert_eq!(t.value(b"waits", NOW), text("2"));
             assert!(!t.store.is_committed(t.depends_on(b"waits", NOW)));
             t.disk.heal();
             t.disk.forget();
             match how {
-                How::Always => t.store.tend(&|| NOW).unwrap(),
+                How::Always => t.store.maintain(&|| NOW).unwrap(),
                 _ => drop(t.put(b"next", b"3")),
             }
             let first_write = t.disk.done().into_iter().find(|d| d.call == Call::Write);
@@ -1243,22 +1312,101 @@ fn a_full_disk_refuses_writes_serves_reads_and_loses_nothing() {
 }
 
 #[test]
+fn a_flush_that_falls_due_on_a_full_disk_hides_what_it_removes() {
+    // S5, also where its own record can't be written: the pending one is safe.
+    let due = NOW + 10;
+    let keys: [&[u8]; 5] = [b"1", b"other", b"waits", b"new", b"never"];
+    for sync in [SyncMode::Always, SyncMode::EverySecond] {
+        let mut t = Fixture::new(Options { sync, ..short(16) });
+        t.put(b"1", b"1");
+        t.put(b"other", b"1");
+        let mut session = Session::at(NOW);
+        t.store.flush_all(&mut session, 10).unwrap();
+        t.store.settle(&session).unwrap();
+        // A write has met the full disk.
+        t.store.set(&mut session, b"waits", 0, 0, b"v").unwrap();
+        t.disk.fail(&[Call::Write], 0, How::Always);
+        t.store.settle(&session).unwrap_err();
+        assert_eq!(t.value(b"1", due - 1), text("1"));
+        let end = t.store.figures().log_end;
+        for _ in 0..2 {
+            for key in keys {
+                let mut x = Session::at(due);
+                assert_eq!(t.store.get(&mut x, key), Ok(None));
+                assert_eq!(t.store.settle(&x), Ok(()), "a miss, and not an error");
+            }
+            for write in WRITES {
+                let error = write(&t.store, &mut Session::at(due), b"1").unwrap_err();
+                assert!(matches!(error, Error::Write(_)), "{error:?}");
+            }
+            let mut x = Session::at(due);
+            let touched = t.store.get_and_touch(&mut x, b"1", 5);
+            assert!(matches!(touched, Err(Error::Write(_))), "{touched:?}");
+            t.store.maintain(&|| due).unwrap_err();
+            assert_eq!(t.store.figures().log_end, end);
+        }
+        // A process that starts on what is there then, while the disk is still full.
+        t.restart_at(due);
+        t.disk.fail(&[Call::Write], 0, How::Always);
+        for _ in 0..2 {
+            assert_eq!(contents(&t.store, &keys, due).len(), 0);
+            t.store.maintain(&|| due).unwrap_err();
+        }
+        t.disk.heal();
+        t.store.maintain(&|| due).unwrap();
+        assert_eq!(contents(&t.store, &keys, due).len(), 0);
+        session = Session::at(due);
+        t.store.set(&mut session, b"new", 0, 0, b"v").unwrap();
+        t.store.settle(&session).unwrap();
+        for _ in 0..2 {
+            // It has come once, and does not come again.
+            let there = contents(&t.store, &keys, due + 1000);
+            assert_eq!(there.keys().collect::<Vec<_>>(), [b"new"]);
+            t.restart_at(due + 1000);
+        }
+    }
+}
+
+#[test]
+fn a_flush_that_fell_due_on_a_full_disk_comes_when_there_is_space() {
+    // S5: in the same process.
+    let mut t = Fixture::short();
+    t.put(b"1", b"1");
+    let mut session = Session::at(NOW);
+    t.store.flush_all(&mut session, 10).unwrap();
+    t.store.settle(&session).unwrap();
+    t.store.set(&mut session, b"waits", 0, 0, b"v").unwrap();
+    t.disk.fail(&[Call::Write], 0, How::Always);
+    t.store.settle(&session).unwrap_err();
+    assert_eq!(t.value(b"1", NOW + 10), None);
+    t.disk.heal();
+    session.now = NOW + 10;
+    t.store.set(&mut session, b"new", 0, 0, b"v").unwrap();
+    t.store.settle(&session).unwrap();
+    for _ in 0..2 {
+        let there = contents(&t.store, &[b"1", b"waits", b"new"], NOW + 10);
+        assert_eq!(there.keys().collect::<Vec<_>>(), [b"new"]);
+        t.restart_at(NOW + 10);
+    }
+}
+
+#[test]
 fn a_process_that_ends_on_a_full_disk_loses_nothing_that_was_acknowledged() {
-    // L3: what it could not write was never acknowledged, and is a torn tail.
+    // L3: what it could not write was never acknowledged.
     let mut t = Fixture::short();
     t.put(b"1", b"1");
     let mut session = Session::at(NOW);
     t.store.set(&mut session, b"1", 0, 0, b"2").unwrap();
     t.disk.fail(&[Call::Write], 0, How::Short);
-    t.store.commit(&session).unwrap_err();
-    // The half that was written is cut off, so that a start needs no room for it.
+    t.store.settle(&session).unwrap_err();
+    // The half that was written is cut off, so that a start needs no space for it.
     t.restart_at(NOW);
     assert_eq!(t.value(b"1", NOW), text("1"));
     assert_eq!(files(t.directory.path()).len(), 1);
 }
 
 #[test]
-fn a_tail_that_the_disk_refuses_does_not_grow() {
+fn a_tail_that_cannot_be_written_does_not_grow() {
     // S4: the write that finds the tail full fails, and has changed nothing.
     let mut t = Fixture::short();
     t.disk.fail(&[Call::Write], 0, How::Always);
@@ -1271,7 +1419,7 @@ fn a_tail_that_the_disk_refuses_does_not_grow() {
             Err(error) => break error,
         }
     };
-    assert!(matches!(error, LogError::Write(_)), "{error:?}");
+    assert!(matches!(error, Error::Write(_)), "{error:?}");
     assert!((15..20).contains(&stored), "{stored}");
     assert_eq!(t.value(&[stored], NOW), None);
     t.disk.heal();
@@ -1289,44 +1437,44 @@ fn a_failed_sync_is_final() {
     for sync in [SyncMode::Always, SyncMode::EverySecond] {
         let mut t = Fixture::new(Options { sync, ..short(16) });
         t.put(b"1", b"1");
-        t.store.tend(&|| NOW).unwrap();
+        t.store.maintain(&|| NOW).unwrap();
         let mut session = Session::at(NOW);
         t.store.set(&mut session, b"2", 0, 0, b"2").unwrap();
-        // In `every-second`, the janitor is the one who syncs.
+        // In `every-second`, maintenance is what syncs.
         if sync == SyncMode::EverySecond {
-            t.store.commit(&session).unwrap();
+            t.store.settle(&session).unwrap();
         }
         t.disk.fail(&[Call::Sync], 0, How::Once);
         let error = match sync {
-            SyncMode::Always => t.store.commit(&session).unwrap_err(),
-            SyncMode::EverySecond => t.store.tend(&|| NOW).unwrap_err(),
+            SyncMode::Always => t.store.settle(&session).unwrap_err(),
+            SyncMode::EverySecond => t.store.maintain(&|| NOW).unwrap_err(),
         };
-        assert!(matches!(error, LogError::Sync(_)), "{error:?}");
+        assert!(matches!(error, Error::Sync(_)), "{error:?}");
         t.disk.heal();
         t.disk.forget();
         let before = files(t.directory.path());
         for now in [NOW, NOW + 1, NOW + 100] {
             for write in WRITES {
                 let error = write(&t.store, &mut Session::at(now), b"1").unwrap_err();
-                assert!(matches!(error, LogError::Sync(_)), "{error:?}");
+                assert!(matches!(error, Error::Sync(_)), "{error:?}");
             }
-            t.store.tend(&|| now).unwrap_err();
+            t.store.maintain(&|| now).unwrap_err();
             t.store.compact(&|| now).unwrap_err();
             // What was safe is served, and in `every-second` what is written.
             assert_eq!(t.value(b"1", now), text("1"));
             assert!(t.store.is_committed(t.depends_on(b"1", now)));
             let mut reader = Session::at(now);
             assert!(t.store.get(&mut reader, b"2").unwrap().is_some());
-            let told = t.store.commit(&reader);
+            let told = t.store.settle(&reader);
             assert_eq!(told.is_ok(), sync == SyncMode::EverySecond, "{told:?}");
         }
         assert_eq!((t.disk.count(Call::Sync), t.disk.count(Call::Write)), (0, 0));
         assert_eq!(files(t.directory.path()), before);
-        // Opened anew, the bytes are written again before anybody trusts them.
+        // At the next start, the bytes are written again before anybody trusts them.
         t.restart_at(NOW);
         assert_eq!(t.value(b"2", NOW), text("2"));
         t.put(b"3", b"3");
-        t.store.tend(&|| NOW).unwrap();
+        t.store.maintain(&|| NOW).unwrap();
         let left = TempDir::new();
         t.disk.power_cut(left.path(), 0);
         let (store, _) = Faulty::new(left.path()).open(&t.options, NOW).unwrap();
@@ -1344,14 +1492,14 @@ fn what_was_appended_when_a_sync_failed_is_never_written() {
         t.disk.fail(&[Call::Sync], 0, How::Once);
         let hold = t.disk.hold(Call::Sync);
         thread::scope(|scope| {
-            scope.spawn(|| t.store.tend(&|| NOW).unwrap_err());
+            scope.spawn(|| t.store.maintain(&|| NOW).unwrap_err());
             hold.wait_for(1);
             t.store.set(&mut session, b"late", 0, 0, b"v").unwrap();
             drop(hold);
         });
         let before = t.file();
-        let told = t.store.commit(&session);
-        assert!(matches!(told, Err(LogError::Sync(_))), "{told:?}");
+        let told = t.store.settle(&session);
+        assert!(matches!(told, Err(Error::Sync(_))), "{told:?}");
         assert_eq!(t.file(), before);
         t.restart_at(NOW);
         assert_eq!(t.value(b"late", NOW), None);
@@ -1359,7 +1507,7 @@ fn what_was_appended_when_a_sync_failed_is_never_written() {
 }
 
 #[test]
-fn everybody_who_waited_for_a_sync_that_failed_is_told() {
+fn every_session_that_waited_for_a_failed_sync_is_told() {
     // L4
     let t = Fixture::short();
     let mut first = Session::at(NOW);
@@ -1369,7 +1517,7 @@ fn everybody_who_waited_for_a_sync_that_failed_is_told() {
     let told_well = AtomicBool::new(false);
     let written = Barrier::new(5);
     thread::scope(|scope| {
-        scope.spawn(|| t.store.commit(&first).unwrap_err());
+        scope.spawn(|| t.store.commit(first.depends_on, NOW).unwrap_err());
         hold.wait_for(1);
         for i in 0..4u8 {
             let (t, told_well, written) = (&t, &told_well, &written);
@@ -1377,7 +1525,7 @@ fn everybody_who_waited_for_a_sync_that_failed_is_told() {
                 let mut session = Session::at(NOW);
                 t.store.set(&mut session, &[i], 0, 0, b"v").unwrap();
                 written.wait();
-                if t.store.commit(&session).is_ok() {
+                if t.store.settle(&session).is_ok() {
                     told_well.store(true, Ordering::Relaxed);
                 }
             });
@@ -1393,7 +1541,7 @@ fn the_real_disk_keeps_what_was_committed() {
     // All else here runs on a disk that leaves out the syncs.
     let directory = TempDir::new();
     let open = |path: &Path| {
-        Store::on_disk(Box::new(Directory::new(path)), &short(16), NOW).unwrap()
+        Store::on_disk(Arc::new(Directory::new(path)), &short(16), NOW).unwrap()
     };
     for round in 0..3u8 {
         let (store, torn) = open(directory.path());
@@ -1403,7 +1551,7 @@ fn the_real_disk_keeps_what_was_committed() {
         }
         let mut session = Session::at(NOW);
         store.set(&mut session, &[round], 0, 0, &[round; 1000]).unwrap();
-        store.commit(&session).unwrap();
+        store.settle(&session).unwrap();
         if round == 1 {
             store.compact(&|| NOW).unwrap();
         }
@@ -1421,7 +1569,7 @@ fn what_was_written_is_synced_also_while_the_disk_takes_no_more() {
     t.disk.fail(&[Call::Write], 0, How::Always);
     let mut session = Session::at(NOW);
     t.store.set(&mut session, b"more", 0, 0, b"v").unwrap();
-    t.store.commit(&session).unwrap_err();
-    t.store.tend(&|| NOW).unwrap_err();
+    t.store.settle(&session).unwrap_err();
+    t.store.maintain(&|| NOW).unwrap_err();
     assert_eq!(t.store.figures().log_synced, end);
 }

@@ -3,23 +3,33 @@
 //!
 //! A round has a fresh directory, and settings drawn from its seed. Several servers live
 //! on that directory, one after another, and each is killed with SIGKILL: after some
-//! answers, when compaction has begun or has just ended, when a miss may show a delete
-//! that nobody has acknowledged yet, or on the way to listening. Clients work on a few
-//! keys that they share, and go on with the next server. Each keeps a ledger of what it
-//! asked and was told. In the end the history of each key must be linearizable, kills or
-//! not: see `common/linear.rs`.
+//! answers, while it compacts or when it has just ended that, when a miss may show a
+//! delete that nobody has acknowledged yet, or on the way to listening. Clients work on a
+//! few keys that they share, and continue with the next server. Each keeps a ledger of
+//! what it requested and how that was answered. In the end the history of each key must be
+//! linearizable, kills or not: see `common/linear.rs`.
+//!
+//! A server begins a compaction when its log has 64 MiB of garbage, which no life here is
+//! long enough for. So between two lives, one is begun on the same files and stopped at one
+//! of its calls to the disk; the next server resumes it under load.
 //!
 //! `make torture ROUNDS=1000 SEED=1` is the long run. The second round has the next seed,
-//! and so on; a round that fails says its own, and leaves its directory behind. A seed
+//! and so on; a round that fails prints its own, and leaves its directory behind. A seed
 //! determines settings, requests and what a kill waits for, but not how threads
 //! interleave: it may take some tries until it fails again.
 
 mod common;
 
+use common::disk::{Call, Faulty, How};
 use common::linear::{self, Asked, Operation, hit};
+use common::stream::Ingredients;
+use common::verbs::Verbs;
 use common::{Server, TempDir, connect};
-use memcached_lite::log::file_name;
-use memcached_lite::random::Random;
+use memcached_lite::driver::random::Random;
+use memcached_lite::os::unix_now;
+use memcached_lite::store::log::file_name;
+use memcached_lite::store::record::IntOrder;
+use memcached_lite::store::{Options, Session, Settings};
 use std::env;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -55,6 +65,14 @@ const LONGEST_LIFE: u64 = 3000;
 /// listen, in microseconds.
 const LONGEST_START: usize = 6_000;
 
+/// Items that no client asks for, so that a compaction has something to copy, and the
+/// length of their values: it takes some tens of milliseconds, in either build.
+const FILLERS: u8 = 25;
+const FILLER_LEN: usize = if cfg!(debug_assertions) { 20_000 } else { 400_000 };
+
+/// A compaction has about so many calls to the disk.
+const CALLS: usize = 40;
+
 struct Round {
     seed: u64,
     random: Random,
@@ -62,9 +80,9 @@ struct Round {
     directory: Option<TempDir>,
     /// The servers'.
     options: Vec<String>,
+    /// Those of the data.
+    settings: Settings,
     keys: usize,
-    /// How many of the cues are drawn from.
-    cues: usize,
     /// All moments come from here.
     clock: Arc<AtomicU64>,
     /// The first one reads all keys after each start; the others work.
@@ -76,19 +94,23 @@ impl Round {
     fn new(seed: u64) -> Round {
         let mut random = Random::new(seed);
         let mut options = Vec::new();
-        let mut option = |name: &str, values: &[&str]| {
+        let mut option = |name: &str, values: &[&'static str]| {
             let value = values[random.below(values.len())];
             options.extend([name.to_owned(), value.to_owned()]);
+            value
         };
         option("--sync", &["always", "every-second"]);
         option("--threads", &["2", "3", "4"]);
-        option("--key-size", &["2", "20", "250"]);
-        option("--int-size", &["3", "4", "8"]);
-        option("--int-order", &["big", "little"]);
+        let settings = Settings {
+            key_size: option("--key-size", &["2", "20", "250"]).parse().ok(),
+            int_size: option("--int-size", &["3", "4", "8"]).parse().ok(),
+            int_order: Some(match option("--int-order", &["big", "little"]) {
+                "big" => IntOrder::Big,
+                _ => IntOrder::Little,
+            }),
+        };
         let keys = random.between(2, 8);
         let longest = [50, 1_000, 30_000, 60_000][random.below(4)];
-        // Small values would have compaction wait for very long.
-        let cues = if longest <= 1000 { 2 } else { 4 };
         let depth = [1, 1, 3, 6][random.below(4)];
         let clients = (0..=random.between(3, 6)).map(|number| Client {
             number,
@@ -104,8 +126,8 @@ impl Round {
             clients: clients.collect(),
             directory: Some(TempDir::new()),
             options,
+            settings,
             keys,
-            cues,
             clock: Arc::default(),
             kills: Vec::new(),
             random,
@@ -118,7 +140,7 @@ impl Round {
 
     fn play(&mut self) -> Result<(), String> {
         for _ in 0..self.random.between(2, 4) {
-            while self.random.chance(0.3) {
+            while self.random.below(10) < 3 {
                 self.kill_at_start();
             }
             self.live();
@@ -154,8 +176,37 @@ impl Round {
         life
     }
 
+    /// Begins a compaction, and stops at one of its calls to the disk: at a random one, or
+    /// when it has made its new file. The directory has no server now.
+    fn interrupt_compaction(&mut self, is_random: bool) {
+        let options = Options { settings: self.settings, ..Options::default() };
+        let (disk, now) = (Faulty::new(self.data()), unix_now());
+        let (store, _) = disk.open(&options, now).expect("open");
+        let mut session = Session::at(now);
+        for filler in 0..FILLERS {
+            let value = vec![filler; FILLER_LEN];
+            store.set(&mut session, &[b'f', filler + 100], 0, 0, &value).expect("set");
+        }
+        store.settle(&session).expect("commit");
+        match is_random {
+            true => disk.fail(Call::ALL, self.random.below(CALLS), How::Stop),
+            // Where two files are there, one compaction is finished before.
+            false => {
+                let before = store.figures().generations as usize - 1;
+                disk.fail(&[Call::SyncDir], before, How::Stop);
+            }
+        }
+        // It may have ended before.
+        let _ = store.compact(&unix_now);
+    }
+
     /// A server's life under load.
     fn live(&mut self) {
+        let kill = self.random.below(4);
+        if kill >= 2 {
+            let is_random = kill == 2 && self.random.below(2) == 0;
+            self.interrupt_compaction(is_random);
+        }
         let mut life = self.start();
         let oldest = (1..).find(|&number| self.file(number).exists()).expect("a file");
         // Short lives as often as long ones.
@@ -163,11 +214,14 @@ impl Round {
         let some = (self.keys + self.random.between(1, most)) as u64;
         let few = self.random.below(20) as u64;
         let name;
-        (name, life.cue, life.from, life.after) = match self.random.below(self.cues) {
+        (name, life.cue, life.from, life.after) = match kill {
             0 => ("answered", Cue::Answer, some, 0),
             1 => ("overtaken", Cue::Unfinished, some, 0),
-            2 => ("compacting", Cue::Comes(self.file(oldest + 1)), 0, few),
-            _ => ("compacted", Cue::Goes(self.file(oldest)), 0, few),
+            2 => ("resumed", Cue::Answer, few, 0),
+            _ if self.file(oldest + 1).exists() => {
+                ("compacted", Cue::Goes(self.file(oldest)), 0, few)
+            }
+            _ => ("compacted", Cue::Answer, few, 0),
         };
         thread::scope(|scope| {
             for client in &mut self.clients[1..] {
@@ -219,8 +273,6 @@ its data: {}",
 enum Cue {
     /// An answer, whichever.
     Answer,
-    /// This file: compaction has begun.
-    Comes(PathBuf),
     /// The end of this file: compaction is over.
     Goes(PathBuf),
     /// A miss, while a delete or flush of the key has no answer yet.
@@ -280,7 +332,7 @@ impl Life {
         }
     }
 
-    /// Whoever has the last answer kills the server at once: the less time it is given,
+    /// The client with the last answer kills the server at once: the less time that has,
     /// the less it can make up for.
     fn answered(&self, key: Option<usize>, asked: &Asked, answer: &str) {
         for counter in self.removing(key, asked) {
@@ -289,7 +341,6 @@ impl Life {
         let count = self.answers.fetch_add(1, SeqCst) + 1;
         let is_cue = || match (&self.cue, key) {
             (Cue::Answer, _) => true,
-            (Cue::Comes(file), _) => file.exists(),
             (Cue::Goes(file), _) => !file.exists(),
             (Cue::Unfinished, Some(key)) => {
                 answer == "END" && self.removing[key].load(SeqCst) > 0
@@ -350,7 +401,7 @@ impl Client {
     /// What to send at once: of each key one request at most, so that as many are
     /// under way at the same time as there are clients.
     fn requests(&mut self) -> Vec<(Option<usize>, Asked)> {
-        if self.random.chance(0.01) {
+        if self.random.below(100) == 0 {
             return vec![(None, Asked::FlushAll)];
         }
         let keys = self.uniques.len();
@@ -472,7 +523,7 @@ fn read_line(stream: &mut BufReader<TcpStream>) -> io::Result<String> {
 }
 
 /// The bytes that a value in short stands for: each of its parts with so many letters
-/// behind it as it says.
+/// after it as it says.
 fn in_full(short: &str) -> Vec<u8> {
     let mut value = Vec::new();
     for part in short.split_inclusive(';') {

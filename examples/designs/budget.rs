@@ -66,7 +66,7 @@ impl Files {
         }
     }
 
-    /// Writes behind what a file has.
+    /// Appends to a file.
     pub fn append(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         let path = self.path(name);
         self.write(&mut OpenOptions::new().append(true).create(true).open(path)?, bytes)

@@ -75,7 +75,7 @@ impl Scene {
     fn examine(&self, case: &Case, files: &Files) -> Harm {
         let items: Vec<&Item> = self.items.iter().filter(|i| i.0 != self.key).collect();
         let harm = self.look(case, files, &items);
-        // Where this is refused, the key is missing afterwards, and that counts.
+        // Where this fails, the key is missing afterwards, and that counts.
         let (key, value) = &self.after;
         let _ = (case.open)(files).and_then(|mut design| design.set(key, value));
         harm.max(self.look(case, files, &[&items[..], &[&self.after]].concat()))

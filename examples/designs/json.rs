@@ -83,7 +83,7 @@ fn decode(text: &str) -> Option<Vec<(String, String)>> {
     Some(members)
 }
 
-/// The string at the head of `rest`, which goes on behind it.
+/// The string at the head of `rest`, which is moved past it.
 fn decode_string(rest: &mut &str) -> Option<String> {
     *rest = rest.strip_prefix('"')?;
     let mut plain = String::new();

@@ -11,6 +11,8 @@
 
 mod binary;
 mod budget;
+#[path = "../bench/chart.rs"]
+mod chart;
 mod crash;
 mod files;
 mod json;

@@ -1,10 +1,10 @@
 //! The disk of `ours.rs`, for a process that can be ended at any step.
 //!
-//! To the steps of the other designs come those that only our store asks for: a sync, a
-//! truncation, a name that is changed.
+//! To the steps of the other designs come those that only our store needs: a sync, a
+//! truncation, a file that is renamed.
 
 use crate::budget::Files;
-use memcached_lite::disk::{Directory, Disk};
+use memcached_lite::store::disk::{Directory, Disk};
 use std::fs::File;
 use std::io;
 
@@ -32,13 +32,15 @@ impl Disk for Mortal {
         self.directory.still_names(name, file)
     }
 
-    fn read(&self, file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    fn read(&self, file: &File, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         self.directory.read(file, buffer, offset)
     }
 
-    fn write(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<usize> {
+    fn write(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
         let taken = self.files.spend(bytes.len())?;
-        self.directory.write(file, &bytes[..taken], offset)
+        self.directory.write(file, &bytes[..taken], offset)?;
+        // The rest is cut off.
+        if taken < bytes.len() { self.files.spend(1).map(|_| ()) } else { Ok(()) }
     }
 
     fn sync(&self, file: &File) -> io::Result<()> {

@@ -1,17 +1,16 @@
 //! The crate's own store: an index in memory over a log.
 //!
-//! Key and integer sizes are those of `binary.rs`. There is no janitor here, so nothing
-//! is compacted, which is not due at these sizes; and in every-second it is the kernel
-//! that writes the log to the disk in its own time, as it does for the other designs.
+//! Key and integer sizes are those of `binary.rs`. Nothing runs maintenance here, so
+//! nothing is compacted, which is not due at these sizes; and in every-second it is the
+//! kernel that writes the log to the disk in its own time, as for the other designs.
 
 use crate::Design;
 use crate::budget::Files;
 use crate::mortal::Mortal;
-use memcached_lite::disk::Directory;
-use memcached_lite::log::SyncMode;
-use memcached_lite::replay::Settings;
-use memcached_lite::store::{Options, Session, Store};
+use memcached_lite::store::disk::Directory;
+use memcached_lite::store::{Options, Session, Settings, Store, SyncMode, Update};
 use std::io;
+use std::sync::Arc;
 
 struct Ours {
     store: Store,
@@ -37,7 +36,7 @@ fn open(files: &Files, sync: SyncMode) -> io::Result<Box<dyn Design>> {
     // In every-second, only opening the store would sync here.
     let syncs = sync == SyncMode::Always;
     let disk = Mortal { directory, files: files.clone(), syncs };
-    let opened = Store::on_disk(Box::new(disk), &options, NOW);
+    let opened = Store::on_disk(Arc::new(disk), &options, NOW);
     let (store, _) = opened.map_err(io::Error::other)?;
     Ok(Box::new(Ours { store, session: Session::at(NOW) }))
 }
@@ -57,7 +56,7 @@ impl Design for Ours {
         let item = self.store.get(&mut self.session, key.as_bytes());
         let item = item.map_err(io::Error::other)?;
         let value = item.map(|item| String::from_utf8_lossy(item.value).into_owned());
-        // What it shows may not be safe yet; then an answer waits as that of a set.
+        // What it shows may not be safe yet; then it waits like a set.
         self.commit()?;
         Ok(value)
     }
@@ -66,11 +65,13 @@ impl Design for Ours {
 impl Ours {
     fn append(&mut self, key: &str, value: &str) -> io::Result<()> {
         let (key, value) = (key.as_bytes(), value.as_bytes());
-        let stored = self.store.set(&mut self.session, key, 0, 0, value);
+        let update = Update { key, value, ..Update::default() };
+        let stored = self.store.execute(&mut self.session, &update);
         stored.map(|_| ()).map_err(io::Error::other)
     }
 
     fn commit(&self) -> io::Result<()> {
-        self.store.commit(&self.session).map_err(io::Error::other)
+        let Session { depends_on, now, .. } = self.session;
+        self.store.commit(depends_on, now).map_err(io::Error::other)
     }
 }

@@ -1,10 +1,10 @@
 //! The two tables and the chart.
 
 use crate::CASES;
+use crate::chart::{Chart, Scale, Series};
 use crate::crash::{self, Harm};
 use crate::measure::{Costs, measure};
 use crate::workload::{SEED, VALUE_SIZE};
-use memcached_lite::chart::{Chart, Scale, Series};
 use std::error::Error;
 use std::fs;
 use std::path::Path;
@@ -36,11 +36,9 @@ pub fn costs(
         }
     }
     let drawn = Chart {
-        title: "Updating a key".into(),
+        y_label: "microseconds to update a key".into(),
         x_label: "keys in the store".into(),
-        y_label: "microseconds an update".into(),
-        x_scale: Scale::Logarithmic,
-        y_scale: Scale::Logarithmic,
+        scale: Scale::Logarithmic,
         series: series.into(),
     };
     if let Some(parent) = chart.parent() {

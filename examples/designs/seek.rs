@@ -31,9 +31,9 @@ impl Design for Seeking {
             return self.files.append(NAME, new.as_bytes());
         };
         let bytes = self.files.read(NAME)?;
-        // There is nothing behind a value that is cut off.
-        let behind = bytes.get(found.entry.end..).unwrap_or_default();
-        let parts = [&bytes[..found.entry.start], new.as_bytes(), behind];
+        // There is nothing after a value that is cut off.
+        let after = bytes.get(found.entry.end..).unwrap_or_default();
+        let parts = [&bytes[..found.entry.start], new.as_bytes(), after];
         self.files.rewrite(NAME, &parts.concat())
     }
 

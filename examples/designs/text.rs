@@ -54,7 +54,7 @@ impl Design for Text {
     }
 }
 
-/// What stands behind `key` and a space, if the line begins so.
+/// What stands after `key` and a space, if the line begins so.
 fn value_of<'a>(line: &'a str, key: &str) -> Option<&'a str> {
     line.strip_prefix(key)?.strip_prefix(' ')
 }

@@ -3,7 +3,7 @@
 //! Keys are `key-0`, `key-1` and so on, so that many are the beginning of others. Values
 //! are printable letters without spaces, quotes and backslashes among them.
 
-use memcached_lite::random::Random;
+use memcached_lite::driver::random::Random;
 use std::collections::HashMap;
 
 /// The same for all runs, so that they can be compared.

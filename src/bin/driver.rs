@@ -1,7 +1,7 @@
-//! The driver: see `driver --help`.
+//! The driver: see `driver --help` and `docs/driver.md`.
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    memcached_lite::programs::driver(std::env::args_os().skip(1))
+    memcached_lite::driver::main(std::env::args_os().skip(1))
 }

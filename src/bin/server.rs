@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    memcached_lite::programs::server(std::env::args_os().skip(1))
+    memcached_lite::args::server(std::env::args_os().skip(1))
 }

@@ -1,444 +1,219 @@
-//! Where a scenario plays: its servers and clients, as processes, and peers that talk
-//! to a server in bytes of the scenario's choice.
+//! Where a scene is played: its server, its clients, its connections, and the directory of
+//! its data.
 //!
-//! | | is | waits for |
-//! |---|---|---|
-//! | [`Server`] | `driver server ...` | the line that says it listens |
-//! | [`Client`] | `driver client --quote ...` | a line for each of its instructions |
-//! | [`Peer`] | a connection of the driver's own | the bytes that must come |
-//!
-//! Servers and clients are told of each other by `SERVER_HOST` and `SERVER_PORT` in
-//! their environment. Everything that is said goes through [`say`], a line at a time,
-//! so lines of different processes are never mixed. Nothing is waited for longer than
-//! [`PATIENCE`]: a program that hangs fails its scenario, and doesn't hang the driver.
+//! The processes are this program itself, started again as `driver server ...` and
+//! `driver client ...`, so that a scene can be played where cargo has built the driver alone.
 
-use super::peer::Peer;
-use super::text::{ordinal, short};
-use crate::client;
-use crate::random::Random;
-use crate::say;
-use crate::words::shown;
-use std::cell::Cell;
+use crate::driver::actor::{Actor, Result};
+use crate::driver::random::Random;
+use crate::driver::text::Numbers;
+use crate::print;
+use crate::store::disk::{Directory, Disk};
+use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
 use std::path::PathBuf;
-use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
-use std::thread;
-use std::time::Duration;
+use std::process::Command;
 
-/// How long anything may take that is waited for. Far more than it needs, so that a
-/// busy machine fails no scenario.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+const LISTENING: &str = "Listening on ";
 
-/// `--idle-exit` of the scenarios' servers, in seconds.
-const IDLE_EXIT: &str = "3";
+/// What `server --auth-file {logins}` finds in that file.
+const LOGINS: &[u8] = b"user:password\nother:with:colons\n";
 
-/// What becomes of a step: the error is the verdict's text.
-pub type Result<T = ()> = std::result::Result<T, String>;
-
-/// How a scenario is played.
-#[derive(Clone, Debug)]
+/// How scripts are played.
+#[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// Where all its randomness comes from.
+    /// Where all randomness comes from.
     pub seed: u64,
     /// How many clients come at once in scenario 6.
     pub clients: usize,
-    /// `host:port` of a server that runs already, to be driven in the place of one of
-    /// our own.
+    /// `host:port`, or the path of a socket, of a server that is running and is used in the
+    /// place of ours. All its data is removed.
     pub against: Option<String>,
+    /// A program that is started in the place of our server.
+    pub server: Option<PathBuf>,
+    /// Scenes in which an older memcached answers differently are not played.
+    pub skip_ours: bool,
+    /// Prints who sent what.
+    pub is_shown: bool,
 }
 
-/// Where a scenario plays: a directory for the servers' data, and a count of what went
-/// well.
-pub struct Stage {
+/// See the page above.
+pub struct Stage<'a> {
     /// How it is played.
-    pub options: Options,
-    /// Where the data are, below it.
-    pub directory: PathBuf,
+    pub options: &'a Options,
+    directory: PathBuf,
+    /// Where the server listens, or will listen; empty before that is known.
+    pub address: String,
+    /// Processes as `server` and `client N`, connections by their names.
+    pub actors: BTreeMap<String, Actor>,
+    /// The name of the current connection.
+    pub current: String,
+    /// The clients' commands are shown with a number.
+    pub is_numbered: bool,
+    /// Taken from replies.
+    pub numbers: Numbers,
     /// Replies that were as expected.
-    pub replies: Cell<usize>,
-    /// Clients and peers that took part.
-    pub clients: Cell<usize>,
+    pub replies: usize,
+    /// Clients and connections that took part.
+    pub clients: usize,
 }
 
-impl Stage {
-    /// An empty stage, its directory among the temporary ones.
-    pub fn new(options: &Options) -> io::Result<Stage> {
-        // Not the process id: a driver that was killed leaves its directory behind,
-        // and its id comes back.
-        let name = format!("memcached-lite-driver-{}", Random::seed());
-        let directory = std::env::temp_dir().join(name);
-        fs::create_dir(&directory)?;
-        let (replies, clients) = (Cell::new(0), Cell::new(0));
-        Ok(Stage { options: options.clone(), directory, replies, clients })
-    }
-
-    /// Randomness that the seed determines, which is said (D3).
-    pub fn random(&self) -> Random {
-        say(&format!("Seed: --seed {}", self.options.seed));
-        Random::new(self.options.seed)
-    }
-
-    /// Whether the server is one that somebody else has started.
-    pub fn is_foreign(&self) -> bool {
-        self.options.against.is_some()
-    }
-
-    /// Counts replies that were as they should be.
-    pub fn approve(&self, replies: usize) {
-        self.replies.set(self.replies.get() + replies);
-    }
-
-    /// Starts a server on the stage's data, at a port that the system chooses, and
-    /// waits until it is ready. Against a server that runs already: empties that.
-    pub fn server(&self, options: &[&str]) -> Result<Server> {
-        self.server_at("0", options)
-    }
-
-    /// The same, at this port.
-    pub fn server_at(&self, port: &str, options: &[&str]) -> Result<Server> {
-        if let Some(address) = &self.options.against {
-            let flushed = connect(address)?.flush_all(0);
-            flushed.map_err(|error| format!("flush_all: {error}"))?;
-            say(&format!("Server: {address}, which was flushed"));
-            return Ok(Server { process: None, address: address.clone() });
-        }
-        let mut command = myself("server", "127.0.0.1", port)?;
-        command.args(["--idle-exit", IDLE_EXIT, "-v", "--data"]);
-        command.arg(self.directory.join("data")).args(options);
-        let mut child = start(command.stdin(Stdio::null()).stdout(Stdio::piped()))?;
-        let stdout = child.0.stdout.take().ok_or("a server without output")?;
-        let process = Some((child, lines_of(stdout)?));
-        let mut server = Server { process, address: String::new() };
-        let ready = server.says("Listening on ")?;
-        let address = ready.rsplit(' ').next().unwrap_or_default();
-        server.address = address.trim_end_matches('.').to_owned();
-        Ok(server)
-    }
-
-    /// Forgets the data of the servers so far.
-    pub fn clear(&self) -> Result {
-        let gone = fs::remove_dir_all(self.directory.join("data"));
-        gone.map_err(|error| format!("can't remove the data: {error}"))
-    }
-
-    /// Starts a client and waits until the server has seen it.
-    pub fn client(
-        &self,
-        server: &Server,
-        number: usize,
-        options: &[&str],
-    ) -> Result<Client> {
-        let client = self.client_of(&server.address, number, options)?;
-        server.says("Connected by ")?;
-        Ok(client)
-    }
-
-    /// Starts a client of a server that there need not be yet.
-    pub fn client_of(
-        &self,
-        address: &str,
-        number: usize,
-        options: &[&str],
-    ) -> Result<Client> {
-        let (host, port) = address.rsplit_once(':').unwrap_or_default();
-        // Both of its outputs in one pipe: what it says comes in order.
-        let failed = |error: io::Error| format!("can't make a pipe: {error}");
-        let (output, stdout) = io::pipe().map_err(failed)?;
-        let stderr = stdout.try_clone().map_err(failed)?;
-        let mut command = myself("client", host, port)?;
-        command.arg("--quote").args(options);
-        command.stdin(Stdio::piped()).stdout(stdout).stderr(stderr);
-        let mut process = start(&mut command)?;
-        // Its ends of the pipe are the child's alone from here on.
-        drop(command);
-        let input = process.0.stdin.take().ok_or("a client without input")?;
-        self.clients.set(self.clients.get() + 1);
-        let (name, lines) = (format!("CLIENT{number}"), lines_of(output)?);
-        Ok(Client { process, name, input, lines, numbered: false, asked: 0 })
-    }
-
-    /// Has a client do something, shows its reply, and judges it.
-    pub fn ask(
-        &self,
-        client: &mut Client,
-        instruction: &str,
-        expected: &str,
-    ) -> Result {
-        client.send(instruction)?;
-        self.judge(client, instruction, &[expected])
-    }
-
-    /// Shows the reply to an instruction that was sent before; it must be one of these.
-    pub fn judge(
-        &self,
-        client: &mut Client,
-        instruction: &str,
-        expected: &[&str],
-    ) -> Result {
-        let reply = client.receive(instruction)?;
-        if !expected.contains(&&reply[..]) {
-            let (name, expected) = (&client.name, short(&expected.join(" or ")));
-            let instruction = short(instruction);
-            return Err(format!("{name}: '{instruction}' should receive {expected}"));
-        }
-        self.approve(1);
-        Ok(())
-    }
-
-    /// Ends a client and waits until the server has noticed.
-    pub fn leave(&self, client: Client, server: &Server) -> Result {
-        let name = client.close()?;
-        say(&format!("{name}: Connection closed"));
-        server.says("Client disconnected").map(|_| ())
-    }
-
-    /// Connects a peer and waits until the server has seen it.
-    pub fn peer(&self, server: &Server, number: usize) -> Result<Peer> {
-        let peer = self.uninvited_peer(server, number)?;
-        server.says("Connected by ")?;
-        Ok(peer)
-    }
-
-    /// Connects a peer for which the server may have no place.
-    pub fn uninvited_peer(&self, server: &Server, number: usize) -> Result<Peer> {
-        let peer = Peer::connect(&server.address, number)?;
-        self.clients.set(self.clients.get() + 1);
-        Ok(peer)
-    }
-
-    /// Sends bytes, shows what comes back, and judges it.
-    pub fn talk(
-        &self,
-        peer: &mut Peer,
-        request: impl AsRef<[u8]>,
-        expected: impl AsRef<[u8]>,
-    ) -> Result {
-        peer.send(request.as_ref())?;
-        self.hear(peer, &shown(request.as_ref()), expected)
-    }
-
-    /// Shows and judges what comes back to a request that was sent before.
-    pub fn hear(
-        &self,
-        peer: &mut Peer,
-        request: &str,
-        expected: impl AsRef<[u8]>,
-    ) -> Result {
-        let expected = expected.as_ref();
-        let reply = peer.receive(expected)?;
-        let name = &peer.name;
-        say(&format!("{name}: '{request}' received response: \"{}\"", shown(&reply)));
-        if reply != expected {
-            let expected = shown(expected);
-            return Err(format!("{name}: '{request}' should receive \"{expected}\""));
-        }
-        self.approve(1);
-        Ok(())
-    }
-
-    /// A client of the library, for a scenario that needs many requests quickly.
-    pub fn library_client(&self, server: &Server) -> Result<client::Client> {
-        let client = connect(&server.address)?;
-        self.clients.set(self.clients.get() + 1);
-        server.says("Connected by ")?;
-        Ok(client)
-    }
-}
-
-impl Drop for Stage {
+impl Drop for Stage<'_> {
     fn drop(&mut self) {
         // D2. What can't be removed is left to whoever cleans the temporary directory.
+        self.actors.clear();
         let _ = fs::remove_dir_all(&self.directory);
     }
 }
 
-/// Connects to a server that should be there: one attempt.
-pub fn connect(address: &str) -> Result<client::Client> {
-    let (address, timeout) = (address.to_owned(), PATIENCE);
-    let options = client::Options {
-        address,
-        timeout,
-        retry: timeout,
-        ..client::Options::default()
-    };
-    client::Client::connect(&options).map_err(|error| error.to_string())
-}
-
-/// A child process, which does not outlive its scenario (D2).
-pub struct Process(pub Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // One that has ended can't be killed, and that is well.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+impl<'a> Stage<'a> {
+    /// An empty stage, its directory among the temporary ones.
+    pub fn new(options: &'a Options) -> Result<Stage<'a>> {
+        // Not the process id: a driver that was killed leaves its directory behind,
+        // and its id comes back.
+        let name = format!("memcached-lite-driver-{}", Random::seed());
+        let directory = std::env::temp_dir().join(name);
+        let made = fs::create_dir(&directory);
+        made.map_err(|error| format!("no temporary directory: {error}"))?;
+        Ok(Stage {
+            options,
+            directory,
+            address: options.against.clone().unwrap_or_default(),
+            actors: BTreeMap::new(),
+            current: "main".into(),
+            is_numbered: false,
+            numbers: Numbers::new(),
+            replies: 0,
+            clients: 0,
+        })
     }
-}
 
-/// This program, to be started once more as `role`.
-pub fn myself(role: &str, host: &str, port: &str) -> Result<Command> {
-    let path = std::env::current_exe()
-        .map_err(|error| format!("can't tell what program this is: {error}"))?;
-    let mut command = Command::new(path);
-    command.arg(role).env("SERVER_HOST", host).env("SERVER_PORT", port);
-    Ok(command)
-}
-
-/// Starts a child process.
-pub fn start(command: &mut Command) -> Result<Process> {
-    command.spawn().map(Process).map_err(|error| too_many("process", &error))
-}
-
-/// Why there is not one more process, or thread.
-fn too_many(what: &str, error: &io::Error) -> String {
-    let advice = match error.kind() {
-        io::ErrorKind::WouldBlock => {
-            "; `ulimit -u` shows how many there may be: raise it, or use fewer \
-             --clients"
+    /// Prints a line, if lines are shown.
+    pub fn show(&self, line: &str) {
+        if self.options.is_shown {
+            print(line);
         }
-        _ => "",
-    };
-    format!("can't start a {what}: {error}{advice}")
-}
+    }
 
-/// The lines that a child prints, as they come. A thread reads them all the time: a
-/// full pipe would stall the child, and only a channel can be waited for with patience
-/// that ends.
-fn lines_of(output: impl Read + Send + 'static) -> Result<Receiver<String>> {
-    let (sender, lines) = mpsc::channel();
-    let read = move || {
-        for line in BufReader::new(output).lines().map_while(io::Result::ok) {
-            // Goes on when nobody listens.
-            let _ = sender.send(line);
+    /// Starts a server on the stage's data and waits until it listens: where the one before
+    /// did, or at a port that the system chooses. One that is running already is emptied.
+    pub fn start_server(&mut self, options: &[String]) -> Result {
+        if self.options.against.is_some() {
+            return self.empty();
         }
-    };
-    let thread = thread::Builder::new().spawn(read);
-    thread.map_err(|error| too_many("thread", &error))?;
-    Ok(lines)
-}
+        let mut command = match &self.options.server {
+            Some(path) => Command::new(path),
+            None => myself("server")?,
+        };
+        let port = self.address.rsplit(':').next().filter(|port| !port.is_empty());
+        command.args(["--port", port.unwrap_or("0"), "--idle-exit", "3"]);
+        command.arg("--data").arg(self.directory.join("data"));
+        let directory = Directory::new(&self.directory);
+        let logins = directory.open("logins", true);
+        let logins = logins.and_then(|file| directory.write(&file, LOGINS, 0));
+        logins.map_err(|error| format!("no file of logins: {error}"))?;
+        let path = self.directory.join("logins").display().to_string();
+        command.args(options.iter().map(|it| it.replace("{logins}", &path)));
+        command.env("SERVER_HOST", "127.0.0.1");
+        if self.options.server.is_none() {
+            command.arg("-v");
+        }
+        self.actors.insert("server".into(), Actor::start("server", command)?);
+        let line = self.prints("server", LISTENING)?;
+        let address = line.rsplit(' ').next().unwrap_or_default();
+        self.address = address.trim_end_matches('.').to_owned();
+        Ok(())
+    }
 
-/// A server: a process of ours, or one that ran already.
-pub struct Server {
-    /// With the lines that it prints; `None` for one that others have started.
-    process: Option<(Process, Receiver<String>)>,
-    /// `127.0.0.1:` and the port that the system chose.
-    pub address: String,
-}
+    /// Removes all data of a server, whatever its dialect; one that requires a login gets that
+    /// of the tests.
+    fn empty(&self) -> Result {
+        let mut server = Actor::connect("server", &self.address)?;
+        let login = "set login 0 0 13\r\nuser password";
+        let mut reply = String::new();
+        for request in ["flush_all", "delete", login, "flush_all"] {
+            server.send(format!("{request}\r\n").as_bytes())?;
+            reply = server.line()?.unwrap_or_default();
+            if reply.starts_with("OK") || reply.starts_with("DELETED") {
+                return Ok(());
+            }
+        }
+        Err(format!("flush_all should receive \"OK\\r\\n\", received \"{reply}\""))
+    }
 
-impl Server {
-    /// Shows what the server prints, up to the line that has `text` in it. One that
-    /// others have started is believed to say it.
-    pub fn says(&self, text: &str) -> Result<String> {
-        let Some((_, lines)) = &self.process else { return Ok(String::new()) };
-        loop {
-            let line = lines.recv_timeout(PATIENCE).map_err(|error| match error {
-                RecvTimeoutError::Timeout => {
-                    format!("the server does not say '{text}'")
-                }
-                RecvTimeoutError::Disconnected => {
-                    format!("the server has ended and did not say '{text}'")
-                }
-            })?;
-            say(&line);
+    /// Shows what a process prints, up to the line that has `text` in it, and returns that.
+    /// Nobody else's server is expected to print anything but where it listens.
+    pub fn prints(&mut self, name: &str, text: &str) -> Result<String> {
+        let is_expected = name != "server" || self.options.server.is_none();
+        let is_expected = is_expected || text == LISTENING;
+        while let Some(process) = self.actors.get_mut(name).filter(|_| is_expected) {
+            let line = process.line()?;
+            let line =
+                line.ok_or_else(|| process.named(format!("did not print {text:?}")))?;
+            let note = line.strip_prefix("client: ");
+            let shown = note.map(|note| process.named(note));
+            self.show(shown.as_ref().unwrap_or(&line));
             if line.contains(text) {
                 return Ok(line);
             }
         }
+        Ok(String::new())
     }
 
-    /// Waits until nobody has been connected for so long that the server ends.
-    pub fn ends_idle(mut self) -> Result {
-        self.says("Timeout reached at ")?;
-        self.says("Detached from ")?;
-        let Some((process, _)) = &mut self.process else { return Ok(()) };
-        match process.0.wait() {
-            Ok(status) if status.success() => Ok(()),
-            Ok(status) => Err(format!("the server ended with {status}")),
-            Err(error) => Err(format!("the server: {error}")),
+    /// Starts a client process. If there is a server, waits until it is connected.
+    pub fn start_client(&mut self, name: &str, options: &[String]) -> Result {
+        if self.address.is_empty() {
+            // A port that was free a moment ago: the kernel hands out others before it
+            // hands out the same again.
+            let free = TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr());
+            self.address =
+                free.map_err(|error| format!("no port: {error}"))?.to_string();
+        }
+        let mut command = myself("client")?;
+        match self.address.rsplit_once(':') {
+            Some((host, port)) if !port.contains('/') => {
+                command.env("SERVER_HOST", host).env("SERVER_PORT", port)
+            }
+            _ => command.args(["--unix-socket", &self.address]),
+        };
+        command.arg("--quote").args(options);
+        self.actors.insert(name.into(), Actor::start(name, command)?);
+        self.clients += 1;
+        self.prints("server", "Connected by ").map(drop)
+    }
+
+    /// Connects, if there is no connection of that name. A server of ours says when it
+    /// serves it, and only then the script continues: unless it may be queued.
+    pub fn connect(&mut self, name: &str, is_queued: bool) -> Result {
+        if self.actors.contains_key(name) {
+            return Ok(());
+        }
+        self.actors.insert(name.into(), Actor::connect(name, &self.address)?);
+        self.clients += 1;
+        match is_queued {
+            true => Ok(()),
+            false => self.prints("server", "Connected by ").map(drop),
         }
     }
 
-    /// Ends it as `kill -9` does, and waits until it is gone. Returns its port, which
-    /// is free from then on.
-    pub fn kill(self) -> String {
-        let address = self.address.clone();
-        drop(self);
-        say(&format!("Server: Killed at {address}"));
-        address.rsplit(':').next().unwrap_or_default().to_owned()
+    /// Ends a process as `kill -9` does.
+    pub fn kill(&mut self, name: &str) -> Result {
+        let killed =
+            self.actors.remove(name).ok_or_else(|| format!("no {name} runs"))?;
+        self.show(&format!("{}: Killed", killed.name));
+        drop(killed);
+        // A server that has been killed says nothing.
+        self.prints("server", "Client disconnected").map(drop)
     }
 }
 
-/// A client process.
-pub struct Client {
-    process: Process,
-    name: String,
-    input: ChildStdin,
-    lines: Receiver<String>,
-    /// Whether its lines count its instructions.
-    pub numbered: bool,
-    asked: usize,
-}
-
-impl Client {
-    /// Gives it an instruction, or several lines.
-    pub fn send(&mut self, instruction: &str) -> Result {
-        let sent = writeln!(self.input, "{instruction}");
-        sent.map_err(|error| format!("{} is gone: {error}", self.name))
-    }
-
-    /// The next line that it says.
-    pub fn line(&mut self) -> Result<String> {
-        self.lines.recv_timeout(PATIENCE).map_err(|error| match error {
-            RecvTimeoutError::Timeout => format!("{} says nothing", self.name),
-            RecvTimeoutError::Disconnected => format!("{} has ended", self.name),
-        })
-    }
-
-    /// Shows and returns its reply to an instruction, and what it says before.
-    pub fn receive(&mut self, instruction: &str) -> Result<String> {
-        let mut reply = self.line()?;
-        while let Some(note) = reply.strip_prefix("client: ") {
-            say(&format!("{}: {note}", self.name));
-            reply = self.line()?;
-        }
-        let mut nth = String::new();
-        if self.numbered {
-            nth = format!("{} instruction ", ordinal(self.asked));
-        }
-        self.asked += 1;
-        say(&format!(
-            "{}: {nth}'{}' received response: {}",
-            self.name,
-            short(instruction),
-            short(&reply)
-        ));
-        Ok(reply)
-    }
-
-    /// Ends its input, and waits until it has ended. D1: it must have no more to say.
-    pub fn close(self) -> Result<String> {
-        let Client { process, name, input, lines, .. } = self;
-        drop(input);
-        match lines.recv_timeout(PATIENCE) {
-            Err(RecvTimeoutError::Disconnected) => {
-                drop(process);
-                Ok(name)
-            }
-            Err(RecvTimeoutError::Timeout) => {
-                Err(format!("{name} does not end with its input"))
-            }
-            Ok(line) => {
-                Err(format!("{name}: said more than it was asked: {}", short(&line)))
-            }
-        }
-    }
-
-    /// Ends it as `kill -9` does.
-    pub fn kill(self) {
-        let name = self.name.clone();
-        drop(self);
-        say(&format!("{name}: Killed"));
-    }
+/// This program, to be started again as `role`.
+fn myself(role: &str) -> Result<Command> {
+    let path = std::env::current_exe();
+    let path =
+        path.map_err(|error| format!("can't tell what program this is: {error}"))?;
+    let mut command = Command::new(path);
+    command.arg(role);
+    Ok(command)
 }

@@ -8,7 +8,7 @@
 //! |---|---|
 //! | a call that fails, once or for good | [`Faulty::fail`], [`Faulty::heal`] |
 //! | a process cut off at its n-th call | [`How::Stop`] |
-//! | who waits for a call, and who shares it | [`Faulty::hold`] |
+//! | what waits for a call, and what shares it | [`Faulty::hold`] |
 //! | threads that overtake one another | [`Faulty::wait_at_random`] |
 //! | what is asked, and in which order | [`Faulty::done`] |
 //! | a power cut | [`Faulty::power_cut`] |
@@ -18,11 +18,10 @@
 //! fails drops what it should have saved, as kernels do: only writing it again helps.
 //! What it dropped may have reached the disk all the same.
 
-use memcached_lite::disk::{Directory, Disk};
-use memcached_lite::random::Random;
-use memcached_lite::record::{Format, HEADER_LEN, Header, Kind, Record};
-use memcached_lite::replay::{OpenError, Settings, Torn};
-use memcached_lite::store::{Options, Session, Store};
+use memcached_lite::driver::random::Random;
+use memcached_lite::store::disk::{Directory, Disk};
+use memcached_lite::store::record::{Format, HEADER_LEN, Header, Kind, Record};
+use memcached_lite::store::{Error, Options, Session, Settings, Store};
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -77,7 +76,7 @@ pub enum How {
     Always,
     /// It fails, and whatever is called after it, as if the process ended there.
     Stop,
-    /// It takes the first half of what it was given; the next one fails, for once.
+    /// It fails when half of what it was given is written, for once.
     Short,
     /// A rename is done, and said to have failed, for once.
     Late,
@@ -123,9 +122,6 @@ struct State {
     held: Option<(Call, usize)>,
     /// Calls that have come to the hold.
     arrived: usize,
-    /// The most bytes that a read or a write takes, 0 for all.
-    crumbs: usize,
-    interrupted: bool,
     /// All files ever seen stay open, so that no inode is ever used again.
     open: HashMap<Inode, File>,
     names: BTreeMap<String, Inode>,
@@ -188,7 +184,7 @@ impl Change {
     /// before, if its new length was saved and its bytes were not.
     fn apply_in_part(&self, bytes: &mut Vec<u8>, random: &mut Random) {
         let Change::Write(offset, new) = self else {
-            return if random.chance(0.5) {
+            return if random.below(2) == 0 {
                 self.apply(bytes)
             };
         };
@@ -220,8 +216,6 @@ enum Verdict {
     Works,
     Half,
     Late,
-    /// It takes at most so many bytes.
-    Crumbs(usize),
 }
 
 impl Verdict {
@@ -229,7 +223,6 @@ impl Verdict {
         match self {
             Verdict::Works | Verdict::Late => len,
             Verdict::Half => len / 2,
-            Verdict::Crumbs(most) => len.min(*most),
         }
     }
 }
@@ -256,13 +249,18 @@ impl Faulty {
         Faulty { shared: Arc::new(shared) }
     }
 
+    /// The same disk, as the store takes it.
+    pub fn shared(&self) -> Arc<dyn Disk> {
+        Arc::new(self.clone())
+    }
+
     /// A store on this disk, and what was torn off.
     pub fn open(
         &self,
         options: &Options,
         now: u64,
-    ) -> Result<(Store, Option<Torn>), OpenError> {
-        Store::on_disk(Box::new(self.clone()), options, now)
+    ) -> Result<(Store, Option<String>), Error> {
+        Store::on_disk(self.shared(), options, now)
     }
 
     /// From now on, lets `after` of these calls pass; then comes the fault.
@@ -283,7 +281,6 @@ impl Faulty {
         let mut state = self.state();
         state.fault = None;
         state.stopped = false;
-        state.crumbs = 0;
     }
 
     /// How many calls have failed.
@@ -300,11 +297,6 @@ impl Faulty {
     /// Whether the process has been stopped.
     pub fn has_stopped(&self) -> bool {
         self.state().stopped
-    }
-
-    /// Reads and writes take at most so many bytes, and every other is interrupted.
-    pub fn give_crumbs(&self, bytes: usize) {
-        self.state().crumbs = bytes;
     }
 
     /// Keeps all such calls waiting until the value is dropped.
@@ -354,7 +346,7 @@ impl Faulty {
         let mut names = state.safe_names.clone();
         let mut files = state.safe_bytes.clone();
         if seed != 0 {
-            for naming in state.unsafe_names.iter().filter(|_| random.chance(0.5)) {
+            for naming in state.unsafe_names.iter().filter(|_| random.below(2) == 0) {
                 naming.apply(&mut names);
             }
             for (inode, change) in state.dropped.iter().chain(&state.unsafe_changes) {
@@ -396,13 +388,13 @@ impl Faulty {
     }
 
     fn let_others_go_first(&self) {
-        let (until, patience) = {
+        let (until, turns) = {
             let mut state = self.state();
             let others = state.done.len();
             let Some(random) = &mut state.waits else { return };
             (others + random.below(4), random.below(100))
         };
-        for _ in 0..patience {
+        for _ in 0..turns {
             if self.state().done.len() >= until {
                 return;
             }
@@ -427,13 +419,6 @@ impl State {
             self.failures += 1;
             return Err(failure());
         }
-        if self.crumbs > 0 && matches!(call, Call::Read | Call::Write) {
-            self.interrupted = !self.interrupted;
-            if self.interrupted {
-                return Err(io::ErrorKind::Interrupted.into());
-            }
-            return Ok(Verdict::Crumbs(self.crumbs));
-        }
         let Some(fault) = &mut self.fault else { return Ok(Verdict::Works) };
         let here = fault.thread.is_none_or(|id| id == thread::current().id());
         if !here || !fault.calls.contains(&call) {
@@ -453,7 +438,8 @@ impl State {
             How::Always => fault.calls = call.alone(),
             How::Stop => self.stopped = true,
             How::Short => {
-                fault.how = How::Once;
+                self.fault = None;
+                self.failures += 1;
                 return Ok(Verdict::Half);
             }
         }
@@ -493,22 +479,23 @@ impl Disk for Faulty {
         self.shared.directory.still_names(name, file)
     }
 
-    fn read(&self, file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    fn read(&self, file: &File, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         let at = (offset, buffer.len() as u64);
         let (state, _, verdict) = self.begin(Call::Read, Some(file), at)?;
         drop(state);
         let len = verdict.of(buffer.len());
-        self.shared.directory.read(file, &mut buffer[..len], offset)
+        self.shared.directory.read(file, &mut buffer[..len], offset)?;
+        if len < buffer.len() { Err(failure()) } else { Ok(()) }
     }
 
-    fn write(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<usize> {
+    fn write(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
         let at = (offset, bytes.len() as u64);
         let (mut state, inode, verdict) = self.begin(Call::Write, Some(file), at)?;
-        let len = verdict.of(bytes.len());
-        let count = self.shared.directory.write(file, &bytes[..len], offset)?;
-        let change = Change::Write(offset, bytes[..count].to_vec());
+        let taken = &bytes[..verdict.of(bytes.len())];
+        self.shared.directory.write(file, taken, offset)?;
+        let change = Change::Write(offset, taken.to_vec());
         state.unsafe_changes.push((inode, change));
-        Ok(count)
+        if taken.len() < bytes.len() { Err(failure()) } else { Ok(()) }
     }
 
     fn sync(&self, file: &File) -> io::Result<()> {
@@ -662,7 +649,7 @@ pub fn put_files(path: &Path, files: &BTreeMap<String, Vec<u8>>) {
 /// A record as it stands in a file.
 #[derive(Clone, Debug)]
 pub struct Found {
-    /// Its first byte in the file, and the first one behind it.
+    /// Its first byte in the file, and the first one after it.
     pub start: usize,
     pub end: usize,
     pub position: u64,
@@ -686,7 +673,7 @@ pub fn records(bytes: &[u8]) -> Vec<Found> {
     let format: Format = header.format;
     let mut found = Vec::new();
     let mut start = HEADER_LEN;
-    // A record does not begin with its sum and its kind all zeros; what follows it may.
+    // A record does not begin with its checksum and its kind all zeros; what follows it may.
     while bytes[start..].iter().any(|&byte| byte != 0) {
         let position = header.base + start as u64;
         let len = format.stated_len(&bytes[start..], position).unwrap();

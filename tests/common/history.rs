@@ -7,9 +7,9 @@
 use super::TempDir;
 use super::disk::{Call, Faulty, How, Seen, contents, files, records, short, written};
 pub use super::model::Model;
-use memcached_lite::record::{Draft, HEADER_LEN, Header};
-use memcached_lite::replay::Torn;
-use memcached_lite::store::{Options, Session, Store, Stored};
+use super::verbs::Verbs;
+use memcached_lite::store::record::{Draft, HEADER_LEN, Header, Record};
+use memcached_lite::store::{Answer, Options, Session, Store};
 use std::collections::BTreeMap;
 
 pub const NOW: u64 = 1_000_000;
@@ -48,7 +48,7 @@ impl Writer {
     pub fn set(&mut self, key: &[u8], flags: u32, exptime: i64, value: &[u8]) {
         let cas = self.store.figures().log_end;
         let stored = self.store.set(&mut self.session, key, flags, exptime, value);
-        assert_eq!(stored, Ok(Stored::Stored));
+        assert_eq!(stored, Ok(Answer::Stored));
         let exptime = match exptime {
             0 => 0,
             ..0 => 1,
@@ -62,12 +62,12 @@ impl Writer {
 
     pub fn touch(&mut self, key: &[u8], exptime: u64) {
         let touched = self.store.touch(&mut self.session, key, exptime as i64);
-        assert_eq!(touched, Ok(true));
+        assert_eq!(touched, Ok(Answer::Touched));
         self.record(|model| model.items.get_mut(key).unwrap().1 = NOW + exptime);
     }
 
     pub fn delete(&mut self, key: &[u8]) {
-        assert_eq!(self.store.delete(&mut self.session, key), Ok(true));
+        assert_eq!(self.store.delete(&mut self.session, key), Ok(Answer::Deleted));
         self.record(|model| {
             model.items.remove(key);
         });
@@ -79,7 +79,7 @@ impl Writer {
     }
 
     pub fn commit(&self) {
-        assert_eq!(self.store.commit(&self.session), Ok(()));
+        assert_eq!(self.store.settle(&self.session), Ok(()));
     }
 
     /// A bit of everything, in several commits.
@@ -103,11 +103,11 @@ impl Writer {
         self.set(b"a", 0, 0, b"new");
         self.set(b"ab", 7, 0, b"");
         // A record that would be valid one byte further on.
-        let mut draft = Draft::default();
         let format = Header::decode(&first).unwrap().format;
         let place = self.store.figures().log_end + format.overhead() as u64;
-        draft.set(&format, b"evil", 0, 0, [b"evil", b""]);
-        let inner = draft.seal(&format, place + 1, place).to_vec();
+        let mut inner = Vec::new();
+        let evil = Record { key: b"evil", value: b"evil", ..Record::default() };
+        Draft::new(&format, evil, b"").append_to(&mut inner, place + 1, place);
         self.set(b"abcd", 0, 0, &inner);
         self.touch(b"ab", 200);
         self.commit();
@@ -127,8 +127,8 @@ pub fn options() -> Options {
     short(4)
 }
 
-/// The files without the zeros behind their records: they would make these tests, which
-/// try every byte, take long. `zeros_behind_the_records_are_room_to_write` has them.
+/// The files without their preallocated space: it would make these tests, which try every
+/// byte, take long. `zeros_after_the_records_are_preallocated_space` has it.
 pub fn written_files(directory: &TempDir) -> Files {
     let mut files = files(directory.path());
     files.values_mut().for_each(|bytes| bytes.truncate(written(bytes).len()));
@@ -176,7 +176,7 @@ pub fn two_generations() -> (Files, Vec<Model>) {
 }
 
 /// Opens these files and checks that the contents are the model's, now and later.
-pub fn check_contents(disk: &Faulty, model: &Model) -> Option<Torn> {
+pub fn check_contents(disk: &Faulty, model: &Model) -> Option<String> {
     let (store, torn) = disk.open(&options(), NOW).unwrap();
     assert_eq!(contents(&store, &KEYS, NOW), model.at(NOW));
     assert_eq!(contents(&store, &KEYS, LATER), model.at(LATER));

@@ -13,7 +13,7 @@
 //! set of pairs, a state and whose open operations are done in it: two ways to the same
 //! pair are one. Where no operation is open, only states are left.
 //!
-//! Who makes a history sees to it that a client has one operation under way, that no
+//! A test that makes a history ensures that a client has one operation under way, that no
 //! value is stored twice, and that a `cas` uses a unique that a `gets` has shown: so a
 //! unique stands for a value. Answers are in the protocol's words, a hit as `VALUE` and
 //! the value.
@@ -147,7 +147,7 @@ fn place(
     placed
 }
 
-/// The state behind an operation; `None` if its answer would have been another.
+/// The state after an operation; `None` if its answer would have been another.
 fn step(
     state: &State,
     operation: &Operation,
@@ -157,7 +157,7 @@ fn step(
     operation.answer.as_ref().is_none_or(|answer| *answer == reply).then_some(next)
 }
 
-/// The register: what is answered, and the state behind it.
+/// The register: what is answered, and the state after it.
 fn perform(
     state: &State,
     asked: &Asked,

@@ -2,19 +2,22 @@
 //!
 //! A [`Server`] is the real program in a process of its own, on a port that the
 //! system chose and in a data directory that nobody else uses, so tests may run side
-//! by side. It is ready when it says so: its standard output is read until the line
+//! by side. It is ready when it prints that: its standard output is read until the line
 //! `Server: Listening on ADDRESS...` comes, and nothing here ever sleeps.
 //!
 //! | to test | use |
 //! |---|---|
-//! | requests and replies | [`Server::start`], [`dialogue::replay`] |
+//! | requests and replies | [`Server::start`], [`replay`] |
 //! | a connection's own ways | [`Server::start`], [`Server::connect`], [`talk`] |
 //! | what outlives a crash | a [`TempDir`], [`Server::start_on`], [`Server::kill`] |
-//! | what clients were told at the same time | [`linear::check`] |
-//! | what the server says | [`Server::wait_for_line`], [`Server::last_words`] |
+//! | what clients were answered at the same time | [`linear::check`] |
+//! | what the server prints | [`Server::wait_for_line`], [`Server::last_words`] |
+//! | a program in `examples/` | [`example`] |
 //! | damaged files, and what they should mean | [`history`] |
 //! | a store against what it should hold | [`disk::Faulty`], [`model::Model`] |
+//! | what the store's verbs do | [`verbs::Verbs`] |
 //! | a stream in many ways cut | [`stream::read`], [`stream::answers`] |
+//! | a connection without a server, its time included | [`stream::Served`] |
 //!
 //! Whatever is started here is killed, and whatever directory is made here removed,
 //! when its value is dropped, which a failing test does as well. Errors panic: in a
@@ -23,14 +26,17 @@
 // Each file in tests/ is a crate of its own and uses only a part of this.
 #![allow(dead_code)]
 
-pub mod dialogue;
 pub mod disk;
 pub mod history;
 pub mod linear;
 pub mod model;
 pub mod stream;
 pub mod talk;
+pub mod verbs;
 
+use memcached_lite::driver::script::{self, Act};
+use memcached_lite::driver::text::Part;
+use memcached_lite::driver::{self, Options};
 use std::env;
 use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader};
@@ -55,12 +61,55 @@ const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// The logins of an [`auth_file`].
 pub const LOGINS: &str = "user:password\nother:with:colons\n";
 
+/// Plays a script against the server at `addr`, without the scenes tagged `[ours]` if
+/// `skip_ours`, and counts its scenes. The error tells of every scene that failed: the line,
+/// the title, what was expected, and what came. The language is described in
+/// src/driver/script.rs.
+pub fn replay(addr: SocketAddr, text: &str, skip_ours: bool) -> Result<usize, String> {
+    let against = Some(addr.to_string());
+    let options = Options { against, skip_ours, ..Options::default() };
+    let scenes = script::parse("script", text, &options)?;
+    let count = scenes.iter().filter(|scene| !(skip_ours && scene.is_ours)).count();
+    let failures = driver::play("script", text, &options)?;
+    if failures.is_empty() { Ok(count) } else { Err(failures.join("\n")) }
+}
+
+/// What each scene of a script sends, on all of its connections, in one piece. A number
+/// that only a reply tells is 1.
+pub fn requests(text: &str) -> Vec<Vec<u8>> {
+    let scenes = script::parse("script", text, &Options::default()).expect("a script");
+    let sent = |scene: &script::Scene| {
+        let mut bytes = Vec::new();
+        for (_, step) in &scene.steps {
+            let Act::Send(text) = &step.act else { continue };
+            for part in text {
+                bytes.extend_from_slice(match part {
+                    Part::Bytes(bytes) => bytes,
+                    Part::Number(_) => b"1",
+                });
+            }
+        }
+        bytes
+    };
+    scenes.iter().map(sent).collect()
+}
+
 /// Makes a file of [`LOGINS`] for `--auth-file`, and returns its path.
 pub fn auth_file(directory: &TempDir) -> String {
     let path = directory.path().join("logins");
     fs::write(&path, LOGINS).expect("write");
     fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("chmod");
     path.to_str().expect("UTF-8").to_owned()
+}
+
+/// An example, which `cargo test` has built before the tests. By itself,
+/// `cargo test --test NAME` does not, and this fails.
+pub fn example(name: &str) -> PathBuf {
+    let test = env::current_exe().expect("a path");
+    let target = test.ancestors().nth(2).expect("target/PROFILE/deps/TEST");
+    let path = target.join("examples").join(name);
+    assert!(path.is_file(), "no {path:?}: `cargo build --example {name}` makes it");
+    path
 }
 
 /// The server's program.

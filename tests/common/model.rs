@@ -2,7 +2,7 @@
 //! break everything around the real one.
 
 use super::disk::{Found, Seen, records};
-use memcached_lite::record::Kind;
+use memcached_lite::store::record::Kind;
 use std::collections::BTreeMap;
 
 /// The items and the pending flush, after some record.
@@ -51,6 +51,7 @@ impl Model {
                 self.items.remove(&record.key);
             }
             Kind::Flush => self.flush(record.exptime),
+            Kind::Complete => {}
         }
     }
 

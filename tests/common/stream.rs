@@ -6,21 +6,19 @@
 //! bytes come again.
 
 use super::TempDir;
-use memcached_lite::connection::{Connection, READ_LIMIT, Stream};
-use memcached_lite::dialect::Dialect;
-use memcached_lite::log::SyncMode;
-use memcached_lite::protocol::{BlockEnd, Limits, Parsed};
-use memcached_lite::random::Random;
-use memcached_lite::replay::Settings;
-use memcached_lite::service::{Context, Service};
-use memcached_lite::stats::Counters;
-use memcached_lite::store::{Options, Store};
+use memcached_lite::driver::random::Random;
+use memcached_lite::protocol::dialect::Dialect;
+use memcached_lite::protocol::{BlockEnd, Parsed};
+use memcached_lite::server;
+use memcached_lite::server::connection::{Connection, READ_LIMIT, Waits};
+use memcached_lite::server::service::Context;
+use memcached_lite::server::shared::{Shared, Stream};
+use memcached_lite::store::{Limits, Options, Settings, Store, SyncMode};
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
 /// Small, so that what is too large is soon sent.
@@ -29,6 +27,10 @@ pub const LIMITS: Limits =
 
 /// What requests are made up of, good and bad.
 pub trait Ingredients {
+    /// A number from `least` to `most`.
+    fn between(&mut self, least: usize, most: usize) -> usize;
+    /// So many bytes of any kind.
+    fn bytes(&mut self, len: usize) -> Vec<u8>;
     /// True once in `count` times.
     fn once_in(&mut self, count: usize) -> bool;
     fn pick<T: Copy>(&mut self, choice: &[T]) -> T;
@@ -42,6 +44,14 @@ pub trait Ingredients {
 }
 
 impl Ingredients for Random {
+    fn between(&mut self, least: usize, most: usize) -> usize {
+        least + self.below(most - least + 1)
+    }
+
+    fn bytes(&mut self, len: usize) -> Vec<u8> {
+        (0..len).map(|_| self.bits() as u8).collect()
+    }
+
     fn once_in(&mut self, count: usize) -> bool {
         self.below(count) == 0
     }
@@ -98,8 +108,8 @@ impl Ingredients for Random {
 pub type Found = Vec<(usize, String)>;
 
 /// Parses `stream` as it arrives in `pieces`. The form that is compared is `Debug`'s,
-/// which shows the request and all numbers. A patient reader believes what `parse`
-/// says it needs; one that is not looks again after each piece.
+/// which shows the request and all numbers. A patient reader waits for what `parse`
+/// says it needs; one that is not parses again after each piece.
 pub fn read(
     dialect: Dialect,
     stream: &[u8],
@@ -127,27 +137,28 @@ pub fn read(
             let (used, text, swallow_next) = match swallow {
                 None => match dialect.parse(input, &LIMITS) {
                     // P3
-                    Parsed::Unended(longest) => {
+                    Parsed::NeedLine(longest) => {
                         (needed, line_open) = (longest + 1, Some(input.len()));
                         break;
                     }
-                    Parsed::Incomplete(count) => {
+                    Parsed::NeedBytes(count) => {
                         (needed, line_open) = (count, None);
                         break;
                     }
-                    Parsed::Message(message) => {
-                        (message.used, format!("{message:?}"), None)
+                    Parsed::Request { request, noreply, used } => {
+                        (used, format!("{request:?} {noreply}"), None)
                     }
-                    Parsed::Refused(refusal) => {
-                        (refusal.used, format!("{refusal:?}"), refusal.swallow)
+                    Parsed::Rejected(rejection) => {
+                        let text = format!("{rejection:?}");
+                        (rejection.used, text, rejection.swallow)
                     }
-                    Parsed::Hangup => {
-                        found.push((arrived, "hang up".into()));
+                    Parsed::Close => {
+                        found.push((arrived, "close".into()));
                         return found;
                     }
                 },
                 Some(length) => match dialect.block_end(input, length) {
-                    BlockEnd::Incomplete(count) => {
+                    BlockEnd::Need(count) => {
                         needed = count;
                         break;
                     }
@@ -184,12 +195,12 @@ pub fn assert_same<T: PartialEq + std::fmt::Debug>(
 
 pub const NOW: u64 = 1_700_000_000;
 
-/// A service over a fresh store, as a server makes it.
-pub fn service(
+/// What a server over a fresh store shares.
+pub fn shared(
     dialect: Dialect,
     directory: &TempDir,
     max_item_size: usize,
-) -> Arc<Service> {
+) -> Arc<Shared> {
     let mut settings = Settings::default();
     if let Dialect::Raw(format) = dialect {
         settings.int_size = Some(format.int_size);
@@ -198,32 +209,73 @@ pub fn service(
     let sync = SyncMode::EverySecond;
     let options = Options { settings, sync, max_item_size };
     let (store, _) = Store::open(directory.path(), &options, NOW).unwrap();
-    service_over(dialect, store, max_item_size)
+    shared_over(dialect, store)
 }
 
-pub fn service_over(
-    dialect: Dialect,
-    store: Store,
-    max_item_size: usize,
-) -> Arc<Service> {
-    Arc::new(Service {
-        credentials: None,
-        dialect,
-        limits: Limits {
-            key_size: store.key_size(),
-            max_value: store.max_value(),
-            max_item_size,
-        },
-        store,
-        verbosity: 0,
-        settings: vec![("maxbytes", "0".into())],
-        conn_limit: 1,
-        counters: vec![Counters::default()],
-        connections: AtomicU64::new(1),
-        accepted: AtomicU64::new(1),
-        rejected: AtomicU64::new(0),
-        started: Instant::now(),
-    })
+/// What a server over this store shares.
+pub fn shared_over(dialect: Dialect, store: Store) -> Arc<Shared> {
+    let default = server::Options::default();
+    let options = server::Options { dialect, threads: 1, conn_limit: 1, ..default };
+    let (shared, _) = Shared::new(options, None, store).unwrap();
+    Arc::new(shared)
+}
+
+/// A connection, its client, and what a worker has for it.
+pub struct Served {
+    pub connection: Connection,
+    pub client: UnixStream,
+    /// The time, which only the test changes.
+    pub now: Instant,
+    buffer: Vec<u8>,
+}
+
+impl Served {
+    /// One that has just been accepted, whose client has sent `stream`.
+    pub fn new(stream: &[u8]) -> Served {
+        let (near, mut client) = UnixStream::pair().unwrap();
+        client.write_all(stream).unwrap();
+        near.set_nonblocking(true).unwrap();
+        client.set_nonblocking(true).unwrap();
+        let (near, now) = (OwnedFd::from(near).into(), Instant::now());
+        let connection = Connection::new(near, now, true);
+        Served { connection, client, now, buffer: vec![0; READ_LIMIT] }
+    }
+
+    /// Its part of a tick, but for the replies.
+    pub fn serve(&mut self, context: &mut Context) {
+        (context.session.work, context.session.depends_on) = (0, 0);
+        self.connection.serve(&mut self.buffer, self.now, context).unwrap();
+    }
+
+    /// Serves it as long as it has requests to execute, and nobody has to take replies.
+    /// Returns in how many ticks.
+    pub fn serve_all(&mut self, context: &mut Context) -> usize {
+        self.serve(context);
+        let mut ticks = 1;
+        while self.connection.waits_for() == Some(Waits::Turn) {
+            self.serve(context);
+            ticks += 1;
+        }
+        ticks
+    }
+
+    /// Lets replies leave, as far as the socket takes them.
+    pub fn flush(&mut self, context: &Context) {
+        self.connection.flush(self.now, context).unwrap();
+    }
+
+    /// The replies that it has, taken by its client.
+    pub fn replies(&mut self, context: &Context) -> String {
+        let mut replies = Vec::new();
+        loop {
+            self.flush(context);
+            let error = self.client.read_to_end(&mut replies).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::WouldBlock);
+            if self.connection.waits_for() != Some(Waits::Output) {
+                return String::from_utf8(replies).unwrap();
+            }
+        }
+    }
 }
 
 /// What a connection answers to `stream`, which arrives in `pieces`. The client takes
@@ -236,17 +288,17 @@ pub fn answers(
     taken: usize,
 ) -> Vec<u8> {
     let directory = TempDir::new();
-    let mut context = Context::new(service(dialect, &directory, max_item_size), 0);
+    let mut context = Context::new(shared(dialect, &directory, max_item_size), 0);
     context.session.now = NOW;
     let (near, mut far) = UnixStream::pair().unwrap();
     near.set_nonblocking(true).unwrap();
     far.set_nonblocking(true).unwrap();
     let near = Stream::from(OwnedFd::from(near));
     let (now, mut buffer) = (Instant::now(), vec![0; READ_LIMIT]);
-    let mut connection = Connection::new(near, now, false);
+    let mut connection = Connection::new(near, now, true);
     let (mut sent, mut answers, mut taken) = (0, Vec::new(), vec![0; taken]);
     let mut idle = 0;
-    while !connection.is_finished() {
+    while connection.waits_for().is_some() {
         idle += 1;
         assert!(idle < 100, "stuck after {} bytes of answers", answers.len());
         if sent < stream.len() {
@@ -261,15 +313,11 @@ pub fn answers(
             }
         }
         // A worker's tick.
-        if connection.can_resume() {
-            connection.resume(now, &mut context);
-        } else if !connection.has_output() {
-            connection.receive(&mut buffer, now, &mut context).unwrap();
-        }
-        context.session.depends_on = connection.depends_on;
-        context.service.store.commit(&context.session).unwrap();
-        connection.depends_on = 0;
-        connection.flush(now, &mut context).unwrap();
+        (context.session.work, context.session.depends_on) = (0, 0);
+        connection.serve(&mut buffer, now, &mut context).unwrap();
+        let position = context.session.depends_on;
+        context.shared.store.commit(position, NOW).unwrap();
+        connection.flush(now, &context).unwrap();
         match far.read(&mut taken) {
             Ok(count) => {
                 answers.extend_from_slice(&taken[..count]);
@@ -293,23 +341,23 @@ pub fn consume(dialect: Dialect, mut input: &[u8]) {
     while !input.is_empty() {
         let used = match swallow.take() {
             Some(length) => match dialect.block_end(input, length) {
-                BlockEnd::Incomplete(needed) => {
+                BlockEnd::Need(needed) => {
                     assert!(needed > input.len());
                     return;
                 }
                 BlockEnd::Found(end) | BlockEnd::Missing(end) => end,
             },
             None => match dialect.parse(input, &LIMITS) {
-                Parsed::Unended(needed) | Parsed::Incomplete(needed) => {
+                Parsed::NeedLine(needed) | Parsed::NeedBytes(needed) => {
                     assert!(needed >= input.len());
                     return;
                 }
-                Parsed::Message(message) => message.used,
-                Parsed::Refused(refusal) => {
-                    swallow = refusal.swallow;
-                    refusal.used
+                Parsed::Request { used, .. } => used,
+                Parsed::Rejected(rejection) => {
+                    swallow = rejection.swallow;
+                    rejection.used
                 }
-                Parsed::Hangup => return,
+                Parsed::Close => return,
             },
         };
         assert!((1..=input.len()).contains(&used));

@@ -1,15 +1,15 @@
-//! Words with a server, over whatever can be read and written: what is sent, what must
-//! come back; and what can be seen of the server from outside.
+//! Requests to a server, and replies, over whatever can be read and written: what is sent,
+//! what must come back; and what can be seen of the server from outside.
 
 use super::{REPLY_TIMEOUT, Server};
-use memcached_lite::os;
+use memcached_lite::os::{self, Interest, Poller};
 use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::TcpStream;
-use std::time::Instant;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
 
 pub const STORED: &str = "STORED\r\n";
-pub const TURNED_AWAY: &str = "ERROR Too many open connections\r\n";
+pub const TOO_MANY: &str = "ERROR Too many open connections\r\n";
 
 pub fn send(mut stream: impl Write, bytes: impl AsRef<[u8]>) {
     stream.write_all(bytes.as_ref()).expect("cannot send");
@@ -86,18 +86,18 @@ pub fn value(seed: usize, len: usize) -> Vec<u8> {
     (0..len).map(|i| ((i + seed) * 31 % 256) as u8).collect()
 }
 
-/// One of the numbers that `stats` tells.
-pub fn stat(stream: &TcpStream, name: &str) -> u64 {
+/// One of the numbers of `stats`.
+pub fn stat(stream: impl Read + Write, name: &str) -> u64 {
     number(stream, "stats\r\n", name)
 }
 
-/// One of the numbers that a list has in which `request` is answered.
-pub fn number(stream: &TcpStream, request: &str, name: &str) -> u64 {
-    send(stream, request);
+/// One of the numbers in the list with which `request` is answered.
+pub fn number(mut stream: impl Read + Write, request: &str, name: &str) -> u64 {
+    send(&mut stream, request);
     let mut text = Vec::new();
     while !text.ends_with(b"END\r\n") {
         let mut buffer = [0; 4096];
-        let count = read(stream, &mut buffer).expect("stats");
+        let count = read(&mut stream, &mut buffer).expect("stats");
         assert!(count > 0, "closed after {:?}", show(&text));
         text.extend_from_slice(&buffer[..count]);
     }
@@ -107,7 +107,7 @@ pub fn number(stream: &TcpStream, request: &str, name: &str) -> u64 {
     line.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("no {name}"))
 }
 
-/// Asks again until the answer is yes. What is asked waits for a server's answer.
+/// Checks again and again until it is true. A check takes as long as a server's reply.
 pub fn until(mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + REPLY_TIMEOUT;
     while !condition() {
@@ -115,12 +115,17 @@ pub fn until(mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// Whether nothing has arrived.
-pub fn is_silent(stream: &TcpStream) -> bool {
-    stream.set_nonblocking(true).expect("nonblocking");
-    let peeked = stream.peek(&mut [0]);
-    stream.set_nonblocking(false).expect("blocking");
-    peeked.is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
+/// Whether nothing has arrived, and the other side has not closed.
+pub fn is_silent(stream: impl AsFd) -> bool {
+    is_silent_for(stream, Duration::ZERO)
+}
+
+/// Whether nothing arrives for so long, and the other side does not close.
+pub fn is_silent_for(stream: impl AsFd, time: Duration) -> bool {
+    let (mut poll, mut ready) = (os::Poll::default(), Vec::new());
+    poll.add(stream.as_fd(), 0, Interest::Read).expect("a new poll");
+    poll.wait(&mut ready, Some(time)).expect("poll");
+    ready.is_empty()
 }
 
 /// Lets this process have so many connections. The tests beside this one have theirs
@@ -130,7 +135,7 @@ pub fn allow_connections(count: u64) {
 }
 
 /// The next line, without its end.
-pub fn line(mut stream: &TcpStream) -> String {
+pub fn line(mut stream: impl Read) -> String {
     let mut line = Vec::new();
     while !line.ends_with(b"\r\n") {
         let mut byte = [0];
@@ -141,7 +146,7 @@ pub fn line(mut stream: &TcpStream) -> String {
 }
 
 /// A number of kB in /proc/PID/status: `VmRSS` is what a process has in memory,
-/// `VmHWM` the most that it ever had. 0 where the system does not tell.
+/// `VmHWM` the most that it ever had. 0 where there is no such file.
 pub fn memory(server: &Server, name: &str) -> u64 {
     if !cfg!(target_os = "linux") {
         return 0;
@@ -153,7 +158,7 @@ pub fn memory(server: &Server, name: &str) -> u64 {
     number.expect("a number of kB")
 }
 
-/// How many descriptors the server has open; 0 where the system does not tell.
+/// How many descriptors the server has open; 0 where there is no such directory.
 pub fn descriptors(server: &Server) -> usize {
     if !cfg!(target_os = "linux") {
         return 0;

@@ -1,0 +1,176 @@
+//! Who may use the server: memcached's ASCII authentication, `--auth-file`.
+//!
+//! With such a file, a connection begins unauthenticated. Its first successful request is
+//! a `set`, whose key, flags and exptime mean nothing, and whose block is a user, a space,
+//! and a password. Until then the connection accepts nothing else:
+//!
+//! | from an unauthenticated connection | is answered |
+//! |---|---|
+//! | a `set` whose block is a login of the file | `STORED` |
+//! | one with another block, or one over 1024 bytes | `CLIENT_ERROR authentication failure` |
+//! | one with a block of fewer than two words | `CLIENT_ERROR bad authentication token format` |
+//! | one with no line end after the block | `CLIENT_ERROR bad command line termination` |
+//! | anything else, `quit` too; a block is swallowed first | `CLIENT_ERROR unauthenticated` |
+//!
+//! `noreply` changes nothing here. Afterwards a `set` is a `set`, whatever its block
+//! looks like. The file has a line for each login, `user:password`; the first colon
+//! separates the two, and neither has a space in it.
+//!
+//! Left out: a limit on how often a client may try, so passwords have to be long ones;
+//! and secrecy on the way, which a tunnel gives: all this travels as it is.
+
+use crate::protocol::reply::Error;
+use crate::protocol::words::Words;
+use std::fs;
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+/// The most bytes that the block of a login may have.
+pub(crate) const MAX_LOGIN: usize = 1024;
+
+/// The logins of a file: at least one.
+pub struct Credentials {
+    hasher: RandomState,
+    /// The hashes of the logins. A comparison of passwords would take longer the more of one
+    /// is right, and a client could find it out letter by letter. Two hashes under a random
+    /// key do not tell.
+    hashes: Vec<u64>,
+}
+
+impl Credentials {
+    /// Reads a file that only its owner may read. The error is one line that says what
+    /// to do, and nothing of what the file holds.
+    pub fn read(path: &Path) -> Result<Credentials, String> {
+        let file = path.display();
+        let failed = |error: io::Error| format!("can't read {file}: {error}");
+        // Checked before it is opened: a pipe would wait there for its other end.
+        let metadata = fs::metadata(path).map_err(failed)?;
+        if !metadata.is_file() {
+            return Err(format!(
+                "{file} is not a regular file; name another --auth-file"
+            ));
+        }
+        if metadata.permissions().mode() & 0o077 != 0 {
+            return Err(format!(
+                "others can read or change {file}; `chmod 600 {file}`"
+            ));
+        }
+        let text = fs::read(path).map_err(failed)?;
+        Credentials::parse(&text).map_err(|line| {
+            format!(
+                "line {line} of {file} is not user:password, without spaces and of at \
+                 most {MAX_LOGIN} bytes"
+            )
+        })
+    }
+
+    /// Parses a file's text. The error is the number of the first line that is not a login.
+    pub fn parse(text: &[u8]) -> Result<Credentials, usize> {
+        let hasher = RandomState::new();
+        let text = text.strip_suffix(b"\n").unwrap_or(text);
+        let mut hashes = Vec::new();
+        for (line, number) in text.split(|&byte| byte == b'\n').zip(1..) {
+            let line = line.strip_suffix(b"\r").unwrap_or(line);
+            let mut parts = line.splitn(2, |&byte| byte == b':');
+            let login = [parts.next(), parts.next()].map(Option::unwrap_or_default);
+            let is_word = |part: &&[u8]| !part.is_empty() && !part.contains(&b' ');
+            if !login.iter().all(is_word) || line.len() > MAX_LOGIN {
+                return Err(number);
+            }
+            hashes.push(hasher.hash_one(login));
+        }
+        Ok(Credentials { hasher, hashes })
+    }
+
+    /// Verifies the block of a login: its first two words.
+    pub fn verify(&self, block: &[u8]) -> Result<(), Error> {
+        let mut words = Words(block);
+        let (Some(user), Some(password)) = (words.next(), words.next()) else {
+            return Err(Error::BadToken);
+        };
+        let is_known = self.hashes.contains(&self.hasher.hash_one([user, password]));
+        if is_known { Ok(()) } else { Err(Error::AuthenticationFailure) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn verify(file: &[u8], block: &[u8]) -> bool {
+        let Ok(credentials) = Credentials::parse(file) else { panic!("a bad file") };
+        credentials.verify(block).is_ok()
+    }
+
+    #[test]
+    fn a_login_of_any_line_is_accepted() {
+        for file in [&b"u:p\nv:q\n"[..], b"u:p\nv:q", b"u:p\r\nv:q\r\n"] {
+            assert!(verify(file, b"u p") && verify(file, b"v q"));
+            assert!(!verify(file, b"u q") && !verify(file, b"v p"));
+        }
+        assert!(verify(b"u:old\nu:new", b"u new"), "one user may have two passwords");
+    }
+
+    #[test]
+    fn spaces_around_the_two_words_and_what_follows_them_are_ignored() {
+        for block in [&b" u p"[..], b"u  p", b"u p ", b"u p more"] {
+            assert!(verify(b"u:p", block), "{:?}", block.escape_ascii().to_string());
+        }
+    }
+
+    #[test]
+    fn what_differs_in_any_one_byte_is_not_accepted() {
+        let right = b"user password";
+        assert!(verify(b"user:password", right));
+        for at in 0..right.len() {
+            for bit in 0..8 {
+                let mut wrong = *right;
+                wrong[at] ^= 1 << bit;
+                assert!(!verify(b"user:password", &wrong), "bit {bit} of byte {at}");
+            }
+        }
+        for wrong in
+            [&b"user passwor"[..], b"user password\0", b"use rpassword", b"user"]
+        {
+            assert!(!verify(b"user:password", wrong));
+        }
+    }
+
+    #[test]
+    fn a_password_may_have_any_byte_but_a_space_and_a_line_end() {
+        assert!(verify(b"u:a:b:", b"u a:b:"));
+        assert!(verify(b"u:\0\t\xff", b"u \0\t\xff"));
+        let long = vec![b'p'; MAX_LOGIN - 2];
+        assert!(verify(&[b"u:", &long[..]].concat(), &[b"u ", &long[..]].concat()));
+    }
+
+    #[test]
+    fn a_line_that_is_not_a_login_is_named() {
+        let long = [b"u:", &[b'p'; MAX_LOGIN - 1][..]].concat();
+        for (file, line) in [
+            (&b""[..], 1),
+            (b"\n", 1),
+            (b"u", 1),
+            (b"u p", 1),
+            (b"u:", 1),
+            (b":p", 1),
+            (b"u:p q", 1),
+            (b"u r:p", 1),
+            (b"u:p\n\nv:q", 2),
+            (b"u:p\nv:q\n\n", 3),
+            (b"u:p\nv", 2),
+            (&long, 1),
+        ] {
+            assert_eq!(Credentials::parse(file).err(), Some(line));
+        }
+    }
+
+    #[test]
+    fn a_block_of_fewer_than_two_words_is_told_from_a_wrong_login() {
+        let Ok(credentials) = Credentials::parse(b"u:p") else { panic!("a bad file") };
+        assert_eq!(credentials.verify(b" u "), Err(Error::BadToken));
+        assert_eq!(credentials.verify(b"u q"), Err(Error::AuthenticationFailure));
+    }
+}

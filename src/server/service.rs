@@ -1,0 +1,250 @@
+//! What each request does: from a [`Request`] to the store and to the bytes of its reply.
+//!
+//! A [`Context`] is one worker's side of the server: it brings the session, whose clock the
+//! worker sets, and counts in counters of its own. Nothing here uses sockets; a reply is
+//! appended to the buffer that the caller gives.
+//!
+//! | request | is done by | and answered |
+//! |---|---|---|
+//! | a get of any kind | `Context::get`, key by key, since there may be more than fits | its items, `END` |
+//! | a change of one item | `Store::execute` | the answer's line |
+//! | `flush_all` | `Store::flush_all` | `OK` |
+//! | `stats` | `Shared::stats` | lines of figures, `END` |
+//!
+//! An error of the store is one `SERVER_ERROR` line, and the connection continues: what
+//! failed is this request. That a commit failed is the worker's to answer.
+
+use crate::lock;
+use crate::os;
+use crate::protocol::reply::{self, Reply, write_stat};
+use crate::protocol::words::Words;
+use crate::protocol::{Request, Topic};
+use crate::server::shared::Shared;
+use crate::server::stats::{Counters, totals};
+use crate::store::{Answer, Record, Result, Session, Update, Verb};
+use std::fmt::Display;
+use std::path::Path;
+use std::sync::Arc;
+
+/// When this many bytes of replies are waiting, execution pauses, between the keys of
+/// one get as well, until the client has taken them.
+pub const OUTPUT_LIMIT: usize = 256 << 10;
+
+/// When the requests of a tick have done so much work, in bytes of records and what look-ups
+/// cost, the tick ends: replies leave, and those that were not served come first in the
+/// next. A short request may read and write a large value.
+const WORK_LIMIT: u64 = 1 << 20;
+
+/// See the top of this file.
+pub struct Context {
+    /// What all threads share.
+    pub shared: Arc<Shared>,
+    /// Which of the workers this is.
+    pub(crate) worker: usize,
+    /// The worker's side of the store.
+    pub session: Session,
+}
+
+impl Context {
+    /// For worker number `worker`.
+    pub fn new(shared: Arc<Shared>, worker: usize) -> Context {
+        Context { shared, worker, session: Session::default() }
+    }
+
+    /// The worker's counters.
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.shared.counters[self.worker]
+    }
+
+    /// Counts a login that was presented.
+    pub(crate) fn count_login(&self, is_accepted: bool) {
+        self.counters().auth_cmds.add(1);
+        self.counters().auth_errors.add(u64::from(!is_accepted));
+    }
+
+    /// Removes the old value of a key whose new one was too large.
+    pub(crate) fn remove(&mut self, key: &[u8]) -> Result<()> {
+        let delete = Update { verb: Verb::Delete, key, ..Update::default() };
+        self.shared.store.execute(&mut self.session, &delete).map(|_| ())
+    }
+
+    /// Whether the tick has done enough work.
+    pub(crate) fn is_exhausted(&self) -> bool {
+        self.session.work >= WORK_LIMIT
+    }
+
+    /// Appends the replies of one key after another to `out`. Returns the keys that are
+    /// left when `out` is full, or when the tick has done enough.
+    pub(crate) fn get<'k>(
+        &mut self,
+        mut keys: Words<'k>,
+        unique: bool,
+        exptime: Option<i64>,
+        out: &mut Vec<u8>,
+    ) -> Option<Words<'k>> {
+        let start = out.len();
+        let dialect = self.shared.options.dialect;
+        while out.len() < OUTPUT_LIMIT && !self.is_exhausted() {
+            let Some(key) = keys.next() else {
+                dialect.write_reply(&Reply::End, out);
+                return None;
+            };
+            let Context { shared, session, worker } = self;
+            let (store, it) = (&shared.store, &shared.counters[*worker]);
+            let found = match exptime {
+                None => store.get(session, key),
+                Some(exptime) => store.get_and_touch(session, key, exptime),
+            };
+            let [asked, hits, misses] = match exptime {
+                None => [&it.cmd_get, &it.get_hits, &it.get_misses],
+                Some(_) => [&it.cmd_touch, &it.touch_hits, &it.touch_misses],
+            };
+            asked.add(1);
+            let written = match found {
+                Ok(Some(Record { flags, cas, value, .. })) => {
+                    hits.add(1);
+                    let unique = unique.then_some(cas);
+                    dialect.write_value(out, key, flags, unique, value)
+                }
+                Ok(None) => {
+                    misses.add(1);
+                    dialect.write_miss(out, key)
+                }
+                Err(error) => Err(error.to_string()),
+            };
+            if let Err(why) = written {
+                // One line replaces what this get has answered and not sent yet.
+                out.truncate(start);
+                dialect.write_reply(&Reply::ServerError(why), out);
+                return None;
+            }
+        }
+        Some(keys)
+    }
+
+    /// Executes any other request, and appends its reply to `out`.
+    pub(crate) fn answer(&mut self, request: &Request, out: &mut Vec<u8>) {
+        let now = self.session.now;
+        let reply = match request {
+            Request::Update(update) => self.update(update).map(Reply::Answer),
+            Request::FlushAll(delay) => {
+                self.counters().cmd_flush.add(1);
+                let flushed = self.shared.store.flush_all(&mut self.session, *delay);
+                flushed.map(|()| Reply::Ok)
+            }
+            Request::Version => Ok(Reply::Version(reply::VERSION.into())),
+            Request::Verbosity => Ok(Reply::Ok),
+            Request::Stats(topic) => Ok(self.shared.stats(*topic, now, out)),
+            // The connection's own.
+            Request::Get { .. } | Request::Quit => return,
+        };
+        let reply = reply.unwrap_or_else(|error| Reply::ServerError(error.to_string()));
+        self.shared.options.dialect.write_reply(&reply, out);
+    }
+
+    /// Executes an update, and counts it: once when it comes, once by its answer.
+    fn update(&mut self, update: &Update) -> Result<Answer> {
+        let Context { shared, session, worker } = self;
+        let counters = &shared.counters[*worker];
+        match update.verb {
+            Verb::Touch => counters.cmd_touch.add(1),
+            Verb::Delete | Verb::Incr | Verb::Decr => {}
+            _ => counters.cmd_set.add(1),
+        }
+        let answer = shared.store.execute(session, update)?;
+        let counter = match (update.verb, answer) {
+            (Verb::Cas, Answer::Stored) => &counters.cas_hits,
+            (Verb::Cas, Answer::Exists) => &counters.cas_badval,
+            (Verb::Cas, _) => &counters.cas_misses,
+            (Verb::Delete, Answer::Deleted) => &counters.delete_hits,
+            (Verb::Delete, _) => &counters.delete_misses,
+            (Verb::Touch, Answer::Touched) => &counters.touch_hits,
+            (Verb::Touch, _) => &counters.touch_misses,
+            (Verb::Incr, Answer::Number(_)) => &counters.incr_hits,
+            (Verb::Incr, Answer::NotFound) => &counters.incr_misses,
+            (Verb::Decr, Answer::Number(_)) => &counters.decr_hits,
+            (Verb::Decr, Answer::NotFound) => &counters.decr_misses,
+            _ => return Ok(answer),
+        };
+        counter.add(1);
+        Ok(answer)
+    }
+}
+
+impl Shared {
+    /// Appends the lines of `stats` to `out`, and returns the last.
+    fn stats(&self, topic: Topic, now: u64, out: &mut Vec<u8>) -> Reply {
+        let mut stat = |name: &str, value: &dyn Display| write_stat(out, name, value);
+        match topic {
+            Topic::General => self.general_stats(now, &mut stat),
+            Topic::Settings => self.settings(&mut stat),
+            Topic::Nothing => {}
+            Topic::Reset => {
+                self.counters.iter().for_each(Counters::reset);
+                self.store.reset_counts();
+                let mut accepts = lock(&self.accepts);
+                (accepts.accepted, accepts.rejected) = (0, 0);
+                return Reply::Reset;
+            }
+        }
+        Reply::End
+    }
+
+    /// `stats`: what memcached's clients and monitors read, under memcached's names, and
+    /// the log's figures under names of ours.
+    fn general_stats(&self, now: u64, stat: &mut dyn FnMut(&str, &dyn Display)) {
+        let figures = self.store.figures();
+        let (user, system) = os::cpu_seconds();
+        stat("pid", &std::process::id());
+        stat("uptime", &self.started.elapsed().as_secs());
+        stat("time", &now);
+        stat("version", &reply::VERSION);
+        stat("lite_version", &env!("CARGO_PKG_VERSION"));
+        stat("pointer_size", &usize::BITS);
+        stat("rusage_user", &format_args!("{user:.6}"));
+        stat("rusage_system", &format_args!("{system:.6}"));
+        let accepts = lock(&self.accepts);
+        stat("max_connections", &self.options.conn_limit);
+        stat("curr_connections", &accepts.serving);
+        stat("connection_structures", &accepts.serving);
+        stat("total_connections", &accepts.accepted);
+        stat("rejected_connections", &accepts.rejected);
+        for (name, total) in totals(&self.counters) {
+            stat(name, &total);
+        }
+        stat("get_expired", &figures.expired_lookups);
+        // Memory is not limited, and nothing is ever evicted from it.
+        stat("limit_maxbytes", &0);
+        stat("evictions", &0);
+        stat("threads", &self.counters.len());
+        stat("bytes", &figures.live_bytes);
+        stat("curr_items", &figures.items);
+        stat("total_items", &figures.total_items);
+        stat("log_generations", &figures.generations);
+        stat("log_bytes", &figures.log_bytes);
+        stat("log_end", &figures.log_end);
+        stat("log_synced", &figures.log_synced);
+        stat("log_damaged_reads", &figures.damaged_reads);
+        let stopped = figures.compaction_stopped.map(|error| error.to_string());
+        stat("compaction_stopped", &stopped.as_deref().unwrap_or("no"));
+    }
+
+    /// `stats settings`: how the server was started.
+    fn settings(&self, stat: &mut dyn FnMut(&str, &dyn Display)) {
+        let options = &self.options;
+        let auth_file = options.auth_file.as_deref().unwrap_or(Path::new("no"));
+        stat("maxbytes", &0);
+        stat("maxconns", &options.conn_limit);
+        stat("tcpport", &options.port);
+        stat("udpport", &0);
+        stat("verbosity", &options.verbosity);
+        stat("num_threads", &options.threads);
+        stat("cas_enabled", &"yes");
+        stat("item_size_max", &options.store.max_item_size);
+        stat("tcp_backlog", &options.backlog);
+        stat("idle_timeout", &options.idle_timeout.as_secs_f64());
+        stat("request_timeout", &options.request_timeout.as_secs_f64());
+        stat("auth_enabled_ascii", &auth_file.display());
+        stat("data", &options.data.display());
+    }
+}

@@ -1,0 +1,160 @@
+//! What all threads of a server share, each thing once.
+//!
+//! The listener puts a new connection into the mailbox of a worker, in turn. When
+//! `--conn-limit` are being served, it waits in the accept queue, where a worker finds it
+//! when one of its own connections closes; and when the queue is full as well, it is
+//! rejected.
+
+use crate::protocol::dialect::Dialect;
+use crate::protocol::reply::TOO_MANY_CONNECTIONS;
+use crate::server::login::Credentials;
+use crate::server::options::Options;
+use crate::server::stats::Counters;
+use crate::server::sync::Syncer;
+use crate::store::Store;
+use crate::{lock, print};
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+/// A connected socket, of `--port` or of `--unix-socket`: as a file, the two are read
+/// and written alike.
+pub type Stream = File;
+
+/// See the top of this file.
+pub struct Shared {
+    /// The data.
+    pub store: Store,
+    /// How the server is set up. The dialect has the sizes of the data.
+    pub(crate) options: Options,
+    /// The logins that are accepted; `None` serves everybody.
+    pub(crate) credentials: Option<Credentials>,
+    /// One for each worker.
+    pub(crate) counters: Vec<Counters>,
+    /// One for each worker.
+    pub(crate) mailboxes: Vec<Mailbox>,
+    pub(crate) syncer: Syncer,
+    pub(crate) accepts: Mutex<Accepts>,
+    pub(crate) started: Instant,
+}
+
+/// Who is served, and who waits.
+pub(crate) struct Accepts {
+    /// Connections that are being served.
+    pub(crate) serving: usize,
+    /// Those that wait for a place, each with the name that `-v` shows.
+    queue: VecDeque<(Stream, String)>,
+    /// When the last connection closed.
+    idle_since: Instant,
+    /// Connections accepted and rejected, since the start or the last reset.
+    pub(crate) accepted: u64,
+    pub(crate) rejected: u64,
+}
+
+/// Where a worker finds new connections. Whoever has put something there wakes it: a worker
+/// waits in its poller, and that is what a byte in a socket ends.
+pub(crate) struct Mailbox {
+    pub(crate) connections: Mutex<Vec<Stream>>,
+    /// A byte into this wakes the worker.
+    waker: UnixStream,
+}
+
+impl Mailbox {
+    /// Wakes the worker.
+    pub(crate) fn wake(&self) {
+        // If it takes no byte, it has some already, and the worker will wake.
+        let _ = (&self.waker).write(&[0]);
+    }
+}
+
+impl Shared {
+    /// What a server with these options shares, and the sockets on which its workers are
+    /// woken.
+    pub fn new(
+        mut options: Options,
+        credentials: Option<Credentials>,
+        store: Store,
+    ) -> io::Result<(Shared, Vec<UnixStream>)> {
+        // Raw sizes are as wide as those in the file, which may be older than the
+        // options.
+        if let Dialect::Raw(_) = options.dialect {
+            options.dialect = Dialect::Raw(store.format());
+        }
+        let (mut mailboxes, mut sockets) = (Vec::new(), Vec::new());
+        for _ in 0..options.threads {
+            let (waker, woken) = UnixStream::pair()?;
+            waker.set_nonblocking(true)?;
+            woken.set_nonblocking(true)?;
+            mailboxes.push(Mailbox { connections: Mutex::default(), waker });
+            sockets.push(woken);
+        }
+        let shared = Shared {
+            store,
+            credentials,
+            counters: (0..options.threads).map(|_| Counters::default()).collect(),
+            mailboxes,
+            syncer: Syncer::default(),
+            accepts: Mutex::new(Accepts {
+                serving: 0,
+                queue: VecDeque::new(),
+                idle_since: Instant::now(),
+                accepted: 0,
+                rejected: 0,
+            }),
+            started: Instant::now(),
+            options,
+        };
+        Ok((shared, sockets))
+    }
+
+    /// How long nobody has been connected; `None` if somebody is.
+    pub(crate) fn idle_time(&self) -> Option<Duration> {
+        let accepts = lock(&self.accepts);
+        (accepts.serving == 0).then(|| accepts.idle_since.elapsed())
+    }
+
+    /// Gives a new connection to `worker`, or to the accept queue, or rejects it.
+    pub(crate) fn admit(&self, stream: Stream, peer: String, worker: usize) {
+        let mut accepts = lock(&self.accepts);
+        accepts.accepted += 1;
+        if accepts.serving < self.options.conn_limit {
+            accepts.serving += 1;
+            drop(accepts);
+            self.deliver(stream, &peer, worker);
+        } else if accepts.queue.len() < self.options.backlog {
+            accepts.queue.push_back((stream, peer));
+        } else {
+            accepts.rejected += 1;
+            // A client that does not take it is disconnected all the same.
+            let _ = (&stream).write(TOO_MANY_CONNECTIONS.as_bytes());
+        }
+    }
+
+    fn deliver(&self, stream: Stream, peer: &str, worker: usize) {
+        self.report(&format!("SERVER: Connected by {peer}"));
+        lock(&self.mailboxes[worker].connections).push(stream);
+        self.mailboxes[worker].wake();
+    }
+
+    /// W3: a connection of `worker` has closed, which gets the next of the accept queue.
+    pub(crate) fn release(&self, worker: usize) {
+        self.report("SERVER: Client disconnected");
+        let mut accepts = lock(&self.accepts);
+        if let Some((stream, peer)) = accepts.queue.pop_front() {
+            drop(accepts);
+            return self.deliver(stream, &peer, worker);
+        }
+        accepts.serving -= 1;
+        accepts.idle_since = Instant::now();
+    }
+
+    /// Prints a line with `-v`.
+    fn report(&self, line: &str) {
+        if self.options.verbosity > 0 {
+            print(line);
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! One thread of the pool, and its connections: the way of a request begins in
+//! `Worker::tick`.
+//!
+//! ```text
+//!            .------------------- new input, or room for output ------------------.
+//!            v                                                                    |
+//! poller -> turns -> serve -> commit -> finish -> Input, Output: back to the poller
+//!            ^                  |          |
+//!            |                  |          '----> Turn: there is more to execute
+//!            |                  '-> parked: the syncer's commit ends, then finish
+//!            '-------------------------------------------- Turn ----'
+//! ```
+//!
+//! Each connection is in exactly one of these places, and its [`Waits`] says in which. A
+//! tick ends when nobody is left in `turns`, or when it has done enough work: then those
+//! that are left are first in the next, and nobody waits for megabytes of others.
+
+use crate::lock;
+use crate::os::{Interest, Poller, unix_now};
+use crate::server::connection::{Connection, READ_LIMIT, Waits};
+use crate::server::service::Context;
+use crate::server::shared::Shared;
+use crate::store::{Result, SyncMode};
+use std::collections::VecDeque;
+use std::io::{self, Read};
+use std::mem;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How often timeouts are checked.
+const CHECK: Duration = Duration::from_secs(1);
+
+/// The token of a worker's own socket; a connection's is its descriptor.
+const WAKER: usize = usize::MAX;
+
+/// A connection whose replies hold once the log is committed up to a position.
+type Served = (usize, u64);
+
+/// See the top of this file.
+pub(crate) struct Worker {
+    shared: Arc<Shared>,
+    /// Readable when the worker is to look into its mailbox, or a commit has ended.
+    woken: UnixStream,
+    poller: Box<dyn Poller>,
+    context: Context,
+    /// By descriptor: the system gives the lowest that is free, so there are few gaps.
+    connections: Vec<Option<Connection>>,
+    /// Tokens that the poller has reported, and that have not been queued yet.
+    ready: Vec<usize>,
+    /// Whom a tick serves, in order: first those that the last one has left over, or that
+    /// have more to execute.
+    turns: VecDeque<usize>,
+    /// Connections whose replies wait for a commit of the syncer, and its number.
+    parked: Vec<(Served, u64)>,
+    /// What is read goes here first; what is complete is executed from here.
+    buffer: Vec<u8>,
+}
+
+impl Worker {
+    /// Serves the connections that come into the mailbox of this number, forever.
+    pub(crate) fn run(
+        shared: Arc<Shared>,
+        number: usize,
+        woken: UnixStream,
+        mut poller: Box<dyn Poller>,
+    ) -> io::Result<()> {
+        poller.add(woken.as_fd(), WAKER, Interest::Read)?;
+        let mut worker = Worker {
+            context: Context::new(shared.clone(), number),
+            shared,
+            woken,
+            poller,
+            connections: Vec::new(),
+            ready: Vec::new(),
+            turns: VecDeque::new(),
+            parked: Vec::new(),
+            buffer: vec![0; READ_LIMIT],
+        };
+        let mut next_check = Instant::now() + CHECK;
+        loop {
+            let mut now = Instant::now();
+            if worker.ready.is_empty() {
+                let has_turns = !worker.turns.is_empty();
+                let check = next_check.saturating_duration_since(now);
+                let timeout = if has_turns { Duration::ZERO } else { check };
+                worker.poller.wait(&mut worker.ready, Some(timeout))?;
+                now = Instant::now();
+            }
+            worker.tick(now)?;
+            if now >= next_check {
+                next_check = now + CHECK;
+                worker.close_overdue(now);
+            }
+        }
+    }
+
+    /// Serves the connections that are ready: the way of a request, from here on.
+    fn tick(&mut self, now: Instant) -> io::Result<()> {
+        let is_woken = self.queue_ready();
+        self.context.session.work = 0;
+        let mut served = Vec::with_capacity(self.turns.len());
+        while !self.context.is_exhausted()
+            && let Some(token) = self.turns.pop_front()
+        {
+            served.extend(self.serve(token, now).map(|depends_on| (token, depends_on)));
+        }
+        // W1: one commit for all.
+        let position = served.iter().map(|(_, depends_on)| *depends_on).max();
+        let (result, commit) = self.commit(position.unwrap_or(0))?;
+        for (token, depends_on) in served {
+            match commit {
+                Some(commit) if !self.shared.store.is_committed(depends_on) => {
+                    self.parked.push(((token, depends_on), commit));
+                }
+                _ => self.finish((token, depends_on), &result, now),
+            }
+        }
+        // W5: only after parking. A commit that ended during this tick may be that of
+        // connections which were parked just now.
+        if is_woken {
+            self.register_new(now);
+            self.unpark(now);
+        }
+        Ok(())
+    }
+
+    /// Appends the connections that are ready to those whose turn it is. Returns whether
+    /// the worker itself was woken.
+    fn queue_ready(&mut self) -> bool {
+        let mut is_woken = false;
+        for token in self.ready.drain(..) {
+            is_woken |= token == WAKER;
+            let connection = self.connections.get_mut(token).and_then(Option::as_mut);
+            let Some(connection) = connection else { continue };
+            match connection.waits {
+                // It is queued already.
+                Waits::Turn => {}
+                // W5: it would be reported again and again.
+                Waits::Commit => {
+                    if connection.interest.take().is_some() {
+                        let _ = self.poller.remove(connection.stream.as_fd());
+                    }
+                }
+                Waits::Input | Waits::Output => {
+                    connection.waits = Waits::Turn;
+                    self.turns.push_back(token);
+                }
+            }
+        }
+        is_woken
+    }
+
+    /// Lets a connection execute its requests. Returns what its replies depend on.
+    fn serve(&mut self, token: usize, now: Instant) -> Option<u64> {
+        let Worker { connections, context, buffer, .. } = self;
+        let connection = connections.get_mut(token)?.as_mut()?;
+        context.session.now = unix_now();
+        context.session.depends_on = 0;
+        let serve = AssertUnwindSafe(|| connection.serve(buffer, now, context));
+        // W2: whatever it was doing, it does no more.
+        if !matches!(catch_unwind(serve), Ok(Ok(()))) {
+            connection.abandon();
+        }
+        connection.waits = Waits::Commit;
+        Some(context.session.depends_on)
+    }
+
+    /// Makes everything before `position` as safe as the mode promises, or requests that:
+    /// then it returns the number of the syncer's commit.
+    fn commit(&mut self, position: u64) -> io::Result<(Result<()>, Option<u64>)> {
+        let (store, now) = (&self.shared.store, self.context.session.now);
+        if store.is_committed(position) {
+            return Ok((Ok(()), None));
+        }
+        // A write is over at once. A sync is not: while it lasts, others are served. But
+        // where nobody else is ready or parked, handing it over would only cost time.
+        if store.sync_mode() == SyncMode::Always {
+            let is_alone = self.turns.is_empty() && self.parked.is_empty();
+            if is_alone {
+                self.poller.wait(&mut self.ready, Some(Duration::ZERO))?;
+            }
+            if !is_alone || !self.ready.is_empty() {
+                return Ok((Ok(()), Some(self.shared.syncer.request(position))));
+            }
+        }
+        Ok((store.commit(position, now), None))
+    }
+
+    /// After the commit: lets a connection's replies leave, and decides what it waits
+    /// for next.
+    fn finish(&mut self, served: Served, result: &Result<()>, now: Instant) {
+        let (token, depends_on) = served;
+        let connection = self.connections.get_mut(token).and_then(Option::as_mut);
+        let Some(connection) = connection else { return };
+        if let Err(error) = result
+            && !self.shared.store.is_committed(depends_on)
+        {
+            connection.fail(error, self.shared.options.dialect);
+        }
+        let flushed = connection.flush(now, &self.context);
+        let Some(waits) = connection.waits_for().filter(|_| flushed.is_ok()) else {
+            return self.close(token);
+        };
+        connection.waits = waits;
+        let interest = match waits {
+            Waits::Turn | Waits::Commit => return self.turns.push_back(token),
+            Waits::Input => Interest::Read,
+            Waits::Output => Interest::Write,
+        };
+        if connection.interest == Some(interest) {
+            return;
+        }
+        let fd = connection.stream.as_fd();
+        if connection.interest.replace(interest).is_some() {
+            let _ = self.poller.remove(fd);
+        }
+        if self.poller.add(fd, token, interest).is_err() {
+            self.close(token);
+        }
+    }
+
+    /// Continues with the connections whose commit has ended, or that another commit has
+    /// covered: the syncer's numbers say which, and the log's position decides.
+    fn unpark(&mut self, now: Instant) {
+        for (served, commit) in mem::take(&mut self.parked) {
+            let is_committed = self.shared.store.is_committed(served.1);
+            match self.shared.syncer.result(commit) {
+                None if !is_committed => self.parked.push((served, commit)),
+                result => self.finish(served, &result.unwrap_or(Ok(())), now),
+            }
+        }
+    }
+
+    /// Registers the connections in the mailbox.
+    fn register_new(&mut self, now: Instant) {
+        // The bytes mean nothing, and neither does a failure.
+        let _ = (&self.woken).read(&mut [0; 64]);
+        let mailbox = &self.shared.mailboxes[self.context.worker];
+        let new = mem::take(&mut *lock(&mailbox.connections));
+        for stream in new {
+            let token = stream.as_raw_fd() as usize;
+            let watched = self.poller.add(stream.as_fd(), token, Interest::Read);
+            let is_authenticated = self.shared.credentials.is_none();
+            let connection = Connection::new(stream, now, is_authenticated);
+            let count = self.connections.len().max(token + 1);
+            self.connections.resize_with(count, || None);
+            self.connections[token] = Some(connection);
+            if watched.is_err() {
+                self.close(token);
+            }
+        }
+    }
+
+    /// Closes the connections whose client has taken too long.
+    fn close_overdue(&mut self, now: Instant) {
+        for token in 0..self.connections.len() {
+            if let Some(connection) = &self.connections[token]
+                && connection.is_overdue(now, &self.shared.options)
+            {
+                self.close(token);
+            }
+        }
+    }
+
+    /// Closes a connection, and with it its place, which another may be waiting for.
+    fn close(&mut self, token: usize) {
+        if let Some(connection) = self.connections[token].take() {
+            if connection.interest.is_some() {
+                let _ = self.poller.remove(connection.stream.as_fd());
+            }
+            drop(connection);
+            self.shared.release(self.context.worker);
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! The few operations of the file system that the store needs, behind one small trait.
+//!
+//! Everything that the log does to its files goes through [`Disk`], so a test can
+//! substitute a disk of its own: one that fails the n-th call, stops for good at it,
+//! or forgets what was not synced. The product has one implementation,
+//! [`Directory`], and no conditional compilation.
+//!
+//! A name is a file's name within the data directory, never a path, and never made of
+//! what a client sends; one that is a link is rejected: nothing here reaches outside.
+//!
+//! The calls promise what POSIX promises. A write is in the page cache and survives the
+//! process, not the machine; `sync` makes a file's bytes and length survive both; a new
+//! or changed *name* survives only after `sync_dir`.
+
+use crate::store::error::{Error, Result};
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// The file operations that the log is made of.
+pub trait Disk: Send + Sync {
+    /// The names of all files in the directory, in no order.
+    fn list(&self) -> io::Result<Vec<String>>;
+    /// Opens a file for reading and writing; with `create` it is made, or emptied.
+    fn open(&self, name: &str, create: bool) -> io::Result<File>;
+    /// Checks that `name` still names this file. The error says what is wrong.
+    fn still_names(&self, name: &str, file: &File) -> io::Result<()>;
+    /// Fills `buffer` from `offset` on. A file that ends before is an `UnexpectedEof`.
+    fn read(&self, file: &File, buffer: &mut [u8], offset: u64) -> io::Result<()>;
+    /// Writes all of `bytes` from `offset` on. After an error, any part of them may have
+    /// been written; writing them again at the same offset repairs that.
+    fn write(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()>;
+    /// Returns when all that was written to the file is safe from a power cut.
+    fn sync(&self, file: &File) -> io::Result<()>;
+    /// Truncates the file to `len` bytes, or extends it with zeros.
+    fn set_len(&self, file: &File, len: u64) -> io::Result<()>;
+    /// Renames a file, replacing one that has the new name.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+    /// Removes a file's name. A process that has it open can still read it.
+    fn remove(&self, name: &str) -> io::Result<()>;
+    /// Returns when all renames and removals are safe from a power cut.
+    fn sync_dir(&self) -> io::Result<()>;
+}
+
+/// A directory of the real file system.
+pub struct Directory {
+    path: PathBuf,
+    /// No file is made here, or opened for writing.
+    is_read_only: bool,
+}
+
+/// The right to a data directory: held, by the kernel, until this is dropped or the
+/// process ends, however it ends. The directory itself is locked, beside the lock file, in
+/// case a person removes that as a leftover: a second server would lock a new one while
+/// the first holds the old.
+pub struct OwnerLock(
+    #[expect(dead_code, reason = "they are locked")] [Option<File>; 2],
+);
+
+/// The file whose lock says that a directory is in use, and whose content says by which
+/// process. It is never removed.
+const LOCK_NAME: &str = "lock";
+
+impl Directory {
+    /// Names a directory; nothing is touched yet.
+    pub fn new(path: &Path) -> Directory {
+        Directory { path: path.to_owned(), is_read_only: false }
+    }
+
+    /// The same for one that can't be written to, or must not be changed.
+    pub fn read_only(path: &Path) -> Directory {
+        Directory { path: path.to_owned(), is_read_only: true }
+    }
+
+    /// Opens one of its files, private to its owner if it is made here. A link could
+    /// lead anywhere: to a file that is then emptied, or whose bytes are served.
+    fn open_file(&self, name: &str, options: &mut OpenOptions) -> io::Result<File> {
+        let path = self.path.join(name);
+        // The standard library can't open without following links. A process that can
+        // put a link here between the two calls can change the data as well.
+        if fs::symlink_metadata(&path).is_ok_and(|found| !found.is_file()) {
+            let why = format!("{name} is a link, or something else that is not a file");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        }
+        options.read(true).write(!self.is_read_only).mode(0o600).open(path)
+    }
+
+    /// Makes the directory, readable by its owner alone, if it is missing; and makes
+    /// sure that its name, and that of each directory made above it, is safe.
+    pub fn create(&self) -> io::Result<()> {
+        let is_missing = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
+        let missing: Vec<_> =
+            self.path.ancestors().skip(1).take_while(is_missing).collect();
+        fs::DirBuilder::new().mode(0o700).recursive(true).create(&self.path)?;
+        for made in [&*self.path].into_iter().chain(missing) {
+            let parent = made.parent().filter(|parent| *parent != Path::new(""));
+            match File::open(parent.unwrap_or(Path::new("."))) {
+                // Whoever made a directory here for us has to keep its name safe.
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+                opened => opened?.sync_all()?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the directory for this process and writes its pid to the lock file, unless
+    /// nothing may be written. If another process has it, the error says which.
+    pub fn lock(&self) -> Result<OwnerLock> {
+        // Not truncated: until the lock is ours, the pid in it is another process's.
+        let mut options = OpenOptions::new();
+        options.create(!self.is_read_only).truncate(false);
+        let opened = self.open_file(LOCK_NAME, &mut options);
+        let is_missing =
+            matches!(&opened, Err(error) if error.kind() == io::ErrorKind::NotFound);
+        let mut file =
+            if self.is_read_only && is_missing { None } else { Some(opened?) };
+        let directory = File::open(&self.path)?;
+        // Not every file system can lock a directory: then the file's lock decides.
+        let is_taken = |file: &File| match file.try_lock() {
+            Err(TryLockError::WouldBlock) => Ok(true),
+            Err(TryLockError::Error(error)) => Err(error),
+            Ok(()) => Ok(false),
+        };
+        let taken = is_taken(&directory).unwrap_or(false)
+            || file.as_ref().map_or(Ok(false), is_taken)?;
+        if taken {
+            let mut pid = String::new();
+            file.map_or(Ok(0), |mut file| file.read_to_string(&mut pid))?;
+            let is_known = !pid.trim().is_empty();
+            let pid = if is_known { pid.trim() } else { "whose lock file was removed" };
+            return Err(Error::Open(format!(
+                "process {pid} is using it; stop that server or choose another --data"
+            )));
+        }
+        if let Some(file) = file.as_mut().filter(|_| !self.is_read_only) {
+            // The pid is for people; a full disk must not keep us from reading.
+            let pid = format!("{}\n", std::process::id());
+            let _ = file.set_len(0).and_then(|()| file.write_all(pid.as_bytes()));
+        }
+        Ok(OwnerLock([file, Some(directory)]))
+    }
+}
+
+impl Disk for Directory {
+    fn list(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&self.path)? {
+            // A name that is not UTF-8 is not one of ours.
+            names.extend(entry?.file_name().into_string());
+        }
+        Ok(names)
+    }
+
+    fn open(&self, name: &str, create: bool) -> io::Result<File> {
+        self.open_file(name, OpenOptions::new().create(create).truncate(create))
+    }
+
+    fn still_names(&self, name: &str, file: &File) -> io::Result<()> {
+        let named = fs::symlink_metadata(self.path.join(name))?;
+        let ours = file.metadata()?;
+        match (named.dev(), named.ino()) == (ours.dev(), ours.ino()) {
+            true => Ok(()),
+            false => Err(io::Error::other("another file has its name")),
+        }
+    }
+
+    fn read(&self, file: &File, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        file.read_exact_at(buffer, offset)
+    }
+
+    fn write(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+        file.write_all_at(bytes, offset)
+    }
+
+    fn sync(&self, file: &File) -> io::Result<()> {
+        // fdatasync: the bytes and the length, which is all a reader needs.
+        file.sync_data()
+    }
+
+    fn set_len(&self, file: &File, len: u64) -> io::Result<()> {
+        file.set_len(len)
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.path.join(from), self.path.join(to))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        fs::remove_file(self.path.join(name))
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        File::open(&self.path)?.sync_all()
+    }
+}
+
+/// A name that no file has yet: this one, or this one with a number after it.
+pub(crate) fn free_name(disk: &dyn Disk, name: &str) -> io::Result<String> {
+    let taken = disk.list()?;
+    let numbered = (2..).map(|number| format!("{name}.{number}"));
+    let mut names = std::iter::once(name.to_owned()).chain(numbered);
+    Ok(names.find(|name| !taken.contains(name)).expect("numbers do not end"))
+}

@@ -1,0 +1,256 @@
+//! The index: where each key's record stands. It is divided into shards by the key's
+//! hash, each behind its own lock, so that workers rarely wait for one another.
+//!
+//! Within a shard, keys are hashed with the standard library's SipHash under a random
+//! seed: clients choose the keys, and could otherwise choose keys that all collide.
+//!
+//! Memory per key: 40 bytes in the table, whose load is between 7/16 and 7/8, and a box
+//! of its own for a key of more than 22 bytes. The values stay in the log.
+
+use crate::lock;
+use crate::store::crc::crc32;
+use crate::store::record::{Format, Kind, Record};
+use std::borrow::Borrow;
+use std::collections::HashMap;
+use std::collections::hash_map::RandomState;
+use std::hash::{Hash, Hasher};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::Release};
+use std::sync::{Mutex, MutexGuard};
+
+/// Shards of the index: many more than workers, few enough for a flush to lock them all.
+const SHARDS: usize = 64;
+
+/// What the index knows about a key.
+#[derive(Clone, Copy)]
+pub(crate) struct Entry {
+    /// Where its record stands.
+    pub(crate) position: u64,
+    /// Size of the value in bytes; the protocol's limit fits.
+    pub(crate) size: u32,
+    /// Expiry in Unix seconds, 0 for never. 32 bits keep the entry at 16 bytes; what
+    /// would expire after February 2106 expires then.
+    exptime: u32,
+}
+
+impl Entry {
+    pub(crate) fn new(position: u64, size: usize, exptime: u64) -> Entry {
+        let exptime = u32::try_from(exptime).unwrap_or(u32::MAX);
+        Entry { position, size: size as u32, exptime }
+    }
+
+    pub(crate) fn is_expired(&self, now: u64) -> bool {
+        self.exptime != 0 && u64::from(self.exptime) <= now
+    }
+}
+
+/// A key. Short ones stand in the table itself: no allocation, and no pointer to follow
+/// for each comparison.
+pub(crate) enum Key {
+    Short(u8, [u8; SHORT]),
+    Long(Box<[u8]>),
+}
+
+/// The longest short key: so long that both kinds have the same size.
+const SHORT: usize = 22;
+
+impl Key {
+    fn new(bytes: &[u8]) -> Key {
+        if bytes.len() > SHORT {
+            return Key::Long(bytes.into());
+        }
+        let mut short = [0; SHORT];
+        short[..bytes.len()].copy_from_slice(bytes);
+        Key::Short(bytes.len() as u8, short)
+    }
+}
+
+impl Borrow<[u8]> for Key {
+    fn borrow(&self) -> &[u8] {
+        match self {
+            Key::Short(len, bytes) => &bytes[..usize::from(*len)],
+            Key::Long(bytes) => bytes,
+        }
+    }
+}
+
+// `Borrow` requires that a key and its bytes compare and hash alike.
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let bytes: &[u8] = self.borrow();
+        bytes.hash(state);
+    }
+}
+
+impl PartialEq for Key {
+    fn eq(&self, other: &Key) -> bool {
+        let (bytes, others): (&[u8], &[u8]) = (self.borrow(), other.borrow());
+        bytes == others
+    }
+}
+
+impl Eq for Key {}
+
+/// The keys of one shard.
+pub(crate) struct Shard {
+    pub(crate) entries: HashMap<Key, Entry, RandomState>,
+    /// Size of the values that the entries point at, in bytes.
+    value_bytes: u64,
+    /// S3: the end of the newest record that removed a key from this shard: a deletion, a
+    /// flush, or a value that has expired.
+    pub(crate) removed: u64,
+}
+
+impl Shard {
+    pub(crate) fn insert(&mut self, key: &[u8], entry: Entry) {
+        self.value_bytes += u64::from(entry.size);
+        // An overwrite must not allocate the key again.
+        let old = match self.entries.get_mut(key) {
+            Some(present) => Some(std::mem::replace(present, entry)),
+            None => self.entries.insert(Key::new(key), entry),
+        };
+        self.value_bytes -= old.map_or(0, |old| u64::from(old.size));
+    }
+
+    /// Removes a key because of what the record that ends at `end` says.
+    pub(crate) fn remove(&mut self, key: &[u8], end: u64) {
+        let old = self.entries.remove(key);
+        self.value_bytes -= old.map_or(0, |old| u64::from(old.size));
+        self.removed = self.removed.max(end);
+    }
+
+    pub(crate) fn clear(&mut self, end: u64) {
+        self.entries.clear();
+        self.value_bytes = 0;
+        self.removed = self.removed.max(end);
+    }
+}
+
+/// Which shard a key belongs to. A client that chooses keys for one shard makes others
+/// wait a little longer for its lock, and slows down no look-up: so the checksum will do,
+/// which is faster than the hash that has to be strong.
+fn shard_of(key: &[u8]) -> usize {
+    crc32(0, key) as usize % SHARDS
+}
+
+/// See the top of this file.
+#[derive(Default)]
+pub(crate) struct Index {
+    shards: Vec<Mutex<Shard>>,
+    /// When the pending flush is due, in Unix seconds; 0 if none is pending. Changed
+    /// only while all shards are locked.
+    pub(crate) flush_due: AtomicU64,
+    /// The end of its record.
+    pub(crate) flush_end: AtomicU64,
+    /// The shard whose expired entries are removed next.
+    next_swept: AtomicUsize,
+}
+
+impl Index {
+    pub(crate) fn new() -> Index {
+        let hasher = RandomState::new();
+        let empty = || {
+            let entries = HashMap::with_hasher(hasher.clone());
+            Mutex::new(Shard { entries, value_bytes: 0, removed: 0 })
+        };
+        let shards = std::iter::repeat_with(empty).take(SHARDS).collect();
+        Index { shards, ..Index::default() }
+    }
+
+    /// Locks the shard that `key` belongs to.
+    pub(crate) fn shard(&self, key: &[u8]) -> MutexGuard<'_, Shard> {
+        lock(&self.shards[shard_of(key)])
+    }
+
+    /// Locks all shards, ascending.
+    pub(crate) fn all(&self) -> Vec<MutexGuard<'_, Shard>> {
+        self.shards.iter().map(lock).collect()
+    }
+
+    /// Removes the expired entries of one shard, the next one at each call; `end` tells
+    /// where an entry's record ends.
+    pub(crate) fn remove_expired(&self, now: u64, end: impl Fn(Entry) -> u64) {
+        let next = self.next_swept.fetch_add(1, Relaxed) % SHARDS;
+        let mut shard = lock(&self.shards[next]);
+        let Shard { entries, value_bytes, removed } = &mut *shard;
+        for (_, entry) in entries.extract_if(|_, entry| entry.is_expired(now)) {
+            *value_bytes -= u64::from(entry.size);
+            *removed = (*removed).max(end(entry));
+        }
+    }
+
+    /// Applies the record at `position`, in the order of the log: replay. What has expired
+    /// at the Unix second `now` is left out.
+    pub(crate) fn replay(&self, position: u64, record: &Record, now: u64) {
+        let Record { kind, key, value, exptime, .. } = *record;
+        let entry = Entry::new(position, value.len(), exptime);
+        match kind {
+            Kind::Set if !entry.is_expired(now) => self.shard(key).insert(key, entry),
+            // What was removed before the start is safe, so nobody waits for it.
+            Kind::Set | Kind::Delete => self.shard(key).remove(key, 0),
+            Kind::Flush => {
+                let mut shards = self.all();
+                self.flush_due.store(exptime, Release);
+                if exptime == 0 {
+                    shards.iter_mut().for_each(|shard| shard.clear(0));
+                }
+            }
+            Kind::Complete => {}
+        }
+    }
+
+    /// The positions of the live records that stand before `end`, ascending.
+    pub(crate) fn positions_before(&self, end: u64) -> Vec<u64> {
+        let mut positions = Vec::new();
+        for shard in self.shards.iter().map(lock) {
+            let all = shard.entries.values().map(|entry| entry.position);
+            positions.extend(all.filter(|&position| position < end));
+        }
+        positions.sort_unstable();
+        positions
+    }
+
+    /// How many items there are, and the length of their records in bytes.
+    pub(crate) fn totals(&self, format: &Format) -> (u64, u64) {
+        self.shards.iter().map(lock).fold((0, 0), |(items, bytes), shard| {
+            let count = shard.entries.len() as u64;
+            let overhead = count * format.overhead() as u64;
+            (items + count, bytes + overhead + shard.value_bytes)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_with_a_short_key_has_40_bytes() {
+        assert_eq!(size_of::<(Key, Entry)>(), 40);
+        for len in [0, 1, SHORT, SHORT + 1, 250] {
+            let bytes = vec![b'k'; len];
+            let key = Key::new(&bytes);
+            let borrowed: &[u8] = key.borrow();
+            assert_eq!(borrowed, &bytes[..]);
+            assert_eq!(matches!(key, Key::Long(_)), len > SHORT);
+        }
+    }
+
+    #[test]
+    fn keys_of_all_sorts_spread_over_the_shards() {
+        let sorts: [fn(usize) -> String; 4] = [
+            |i| format!("{i}"),
+            |i| format!("key-{i:012}"),
+            |i| format!("user:{i}:profile:picture"),
+            |i| format!("{i:064x}"),
+        ];
+        for sort in sorts {
+            let mut counts = [0; SHARDS];
+            for i in 0..100 * SHARDS {
+                counts[shard_of(sort(i).as_bytes())] += 1;
+            }
+            let (least, most) = (counts.iter().min(), counts.iter().max());
+            assert!(least > Some(&50) && most < Some(&200), "{}: {counts:?}", sort(7));
+        }
+    }
+}

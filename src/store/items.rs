@@ -1,0 +1,345 @@
+//! The items: an index in memory over a log on disk, and the one way to change them.
+//!
+//! Values live in the log; the index knows for each key where. A command that reads and
+//! then writes is an [`Items::update`]: under the key's shard lock it looks at the item
+//! that is there and decides to keep it, to put another in its place, or to remove it.
+//! A plain get holds the lock for one look-up and reads the file without it; a plain set
+//! has nothing to look at.
+//!
+//! Every operation takes a [`Session`]. It brings the time, so nothing here reads a
+//! clock, and collects the highest log position that the answers *depend on*:
+//!
+//! - S1: a write depends on its own record.
+//! - S2: a hit depends on the record it shows.
+//! - S3: a miss depends on the latest removal (delete, flush, expiry) in its shard,
+//!   since the removal is what it shows.
+//!
+//! The caller commits that position before it answers anyone. So a reply never shows
+//! what a crash could take back, not even when another connection wrote it.
+//!
+//! - S4: a command that fails has changed nothing: the index follows the log, never
+//!   leads it. (A *commit* that fails leaves what was appended where it is. It may
+//!   become safe later, and nobody was told.)
+//! - S5: a flush that is due is written before anything else is looked at.
+
+use crate::store::error::{Error, Result};
+use crate::store::index::{Entry, Index, Shard};
+use crate::store::log::Log;
+use crate::store::recent::Recent;
+use crate::store::record::{Draft, Kind, Record};
+use std::ops::Range;
+use std::sync::atomic::{
+    AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
+};
+
+/// What a look-up adds to [`Session::work`], found or not: a line of a megabyte may name
+/// half a million keys that are not there.
+const LOOK_UP: u64 = 256;
+
+/// A caller's side of the store: one for each thread.
+#[derive(Default)]
+pub struct Session {
+    /// The time, in Unix seconds.
+    pub now: u64,
+    /// Answers given since this was last 0 hold once the log is committed up to here.
+    pub depends_on: u64,
+    /// The work done since this was last 0, in bytes of records read and appended, and
+    /// some for each look-up: what requests have cost, which their length does not show.
+    pub work: u64,
+    /// The records that were read last; so a get allocates nothing.
+    recent: Recent,
+}
+
+impl Session {
+    /// A session at `now`, in Unix seconds.
+    pub fn at(now: u64) -> Session {
+        Session { now, ..Session::default() }
+    }
+
+    fn depend(&mut self, position: u64) {
+        self.depends_on = self.depends_on.max(position);
+    }
+}
+
+/// What stands after a value that has one part.
+const NOTHING: &[u8] = b"";
+
+/// What an update does to an item.
+pub(crate) enum Change<'v> {
+    /// Nothing.
+    Keep,
+    /// This record takes its place: a new value, and a new unique unless it has one.
+    Put(Record<'v>),
+    /// The value is the old one and then this. It gets a new unique.
+    Append(&'v [u8]),
+    /// The value is this and then the old one. It gets a new unique.
+    Prepend(&'v [u8]),
+    /// It has this expiry from here on, in Unix seconds. Its unique stays.
+    Touch(u64),
+    /// It is gone.
+    Remove,
+}
+
+/// The item that an update looks at. It is read from the log only when `decide` asks.
+pub(crate) struct Found<'f> {
+    /// Where its record stands; `None` if there is no such item.
+    pub(crate) entry: Option<Entry>,
+    items: &'f Items,
+    session: &'f mut Session,
+    /// The record is in the session.
+    is_loaded: bool,
+}
+
+impl Found<'_> {
+    /// The item, read from the log; `None` if there is none.
+    pub(crate) fn item(&mut self) -> Result<Option<Record<'_>>> {
+        let Some(entry) = self.entry else { return Ok(None) };
+        // While the shard is locked, no record of it can be moved.
+        if !self.is_loaded && !self.items.load(entry, self.session)? {
+            return Err(Error::Read("its file is gone".into()));
+        }
+        self.is_loaded = true;
+        self.items.loaded(entry, self.session).map(Some)
+    }
+
+    /// The item, where `decide` has seen that there is one: it is written again, changed.
+    fn old(&mut self) -> Result<Record<'_>> {
+        self.item()?.ok_or_else(|| Error::Read("there is no such item".into()))
+    }
+}
+
+/// See the top of this file.
+pub(crate) struct Items {
+    pub(crate) log: Log,
+    pub(crate) index: Index,
+    pub(crate) counts: Counts,
+}
+
+/// What has happened since the start.
+#[derive(Default)]
+pub(crate) struct Counts {
+    pub(crate) total_items: AtomicU64,
+    pub(crate) damaged_reads: AtomicU64,
+    pub(crate) expired_lookups: AtomicU64,
+}
+
+impl Items {
+    /// The item under `key`, read into the session.
+    pub(crate) fn get<'s>(
+        &self,
+        session: &'s mut Session,
+        key: &[u8],
+    ) -> Result<Option<Record<'s>>> {
+        if self.flush_if_due(session).is_err() {
+            // Where a full disk keeps it from being written, what it removes is gone all
+            // the same: the pending flush says so, also after a crash.
+            session.depend(self.index.flush_end.load(Acquire));
+            return Ok(None);
+        }
+        let entry = loop {
+            let found = self.find(&self.index.shard(key), session, key);
+            let Some(entry) = found else { return Ok(None) };
+            // Read without the shard's lock. Where the file has just gone, the record
+            // was moved, and the index says where to.
+            if self.load(entry, session)? {
+                break entry;
+            }
+        };
+        self.loaded(entry, session).map(Some)
+    }
+
+    /// Stores a new value, whatever is there. Its checksum is computed before any lock is
+    /// taken.
+    pub(crate) fn set(&self, session: &mut Session, record: Record) -> Result<()> {
+        self.flush_if_due(session)?;
+        let draft = Draft::new(&self.log.format, record, NOTHING);
+        let mut shard = self.index.shard(record.key);
+        let place = self.log.append(&draft)?;
+        let entry = Entry::new(place.start, record.value.len(), record.exptime);
+        self.point_at(&mut shard, session, record.key, entry);
+        Ok(())
+    }
+
+    /// Changes the item under `key` as `decide` says, which also gives the answer.
+    pub(crate) fn update<'v, A>(
+        &self,
+        session: &mut Session,
+        key: &[u8],
+        decide: impl FnOnce(&mut Found) -> Result<(Change<'v>, A)>,
+    ) -> Result<A> {
+        self.flush_if_due(session)?;
+        let mut shard = self.index.shard(key);
+        let entry = self.find(&shard, session, key);
+        let mut found = Found { entry, items: self, session, is_loaded: false };
+        let (change, answer) = decide(&mut found)?;
+        let (record, rest) = match change {
+            Change::Keep => return Ok(answer),
+            Change::Remove => {
+                let delete = Record { kind: Kind::Delete, key, ..Record::default() };
+                let place = self.append(session, delete)?;
+                shard.remove(key, place.end);
+                return Ok(answer);
+            }
+            Change::Put(record) => (Record { key, ..record }, NOTHING),
+            Change::Append(more) => (Record { cas: 0, ..found.old()? }, more),
+            Change::Prepend(value) => {
+                let old = found.old()?;
+                (Record { cas: 0, value, ..old }, old.value)
+            }
+            Change::Touch(exptime) => (Record { exptime, ..found.old()? }, NOTHING),
+        };
+        let draft = Draft::new(&self.log.format, record, rest);
+        let place = self.log.append(&draft)?;
+        let entry = Entry::new(place.start, draft.value_len(), record.exptime);
+        self.point_at(&mut shard, session, key, entry);
+        Ok(answer)
+    }
+
+    /// S4: the log has the record, so the index may follow.
+    fn point_at(
+        &self,
+        shard: &mut Shard,
+        session: &mut Session,
+        key: &[u8],
+        entry: Entry,
+    ) {
+        let end = self.end_of(entry);
+        session.work += self.record_len(entry) as u64;
+        session.depend(end);
+        // An item that has expired already was written all the same: it ends what was there.
+        if entry.is_expired(session.now) {
+            shard.remove(key, end);
+        } else {
+            shard.insert(key, entry);
+        }
+        self.counts.total_items.fetch_add(1, Relaxed);
+    }
+
+    /// Appends a record, on which the answer depends from now on (S1).
+    pub(crate) fn append(
+        &self,
+        session: &mut Session,
+        record: Record,
+    ) -> Result<Range<u64>> {
+        let draft = Draft::new(&self.log.format, record, NOTHING);
+        let place = self.log.append(&draft)?;
+        session.work += place.end - place.start;
+        session.depend(place.end);
+        Ok(place)
+    }
+
+    /// S5. Of two threads that find the flush due, one does it.
+    pub(crate) fn flush_if_due(&self, session: &mut Session) -> Result<()> {
+        let now = session.now;
+        let is_due = |due| (1..=now).contains(&due);
+        if is_due(self.index.flush_due.load(Acquire)) {
+            self.flush(session, |due| is_due(due).then_some(0))?;
+        }
+        Ok(())
+    }
+
+    /// Removes every key when the flush is due that `decide` returns, in Unix seconds; at
+    /// once if that is 0. `decide` gets the pending one, 0 if none is, and may keep it.
+    pub(crate) fn flush(
+        &self,
+        session: &mut Session,
+        decide: impl FnOnce(u64) -> Option<u64>,
+    ) -> Result<()> {
+        let mut shards = self.index.all();
+        let Some(due) = decide(self.index.flush_due.load(Acquire)) else {
+            return Ok(());
+        };
+        let flush = Record { kind: Kind::Flush, exptime: due, ..Record::default() };
+        let place = self.append(session, flush)?;
+        self.index.flush_end.store(place.end, Release);
+        self.index.flush_due.store(due, Release);
+        if due == 0 {
+            shards.iter_mut().for_each(|shard| shard.clear(place.end));
+        }
+        Ok(())
+    }
+
+    /// Appends `record` again if the index still points at `position`; returns where the
+    /// copy stands.
+    pub(crate) fn copy(
+        &self,
+        session: &mut Session,
+        position: u64,
+        record: Record,
+    ) -> Result<Option<Range<u64>>> {
+        let mut shard = self.index.shard(record.key);
+        let found = shard.entries.get(record.key).copied();
+        let Some(entry) = found.filter(|entry| entry.position == position) else {
+            return Ok(None);
+        };
+        if entry.is_expired(session.now) {
+            shard.remove(record.key, self.end_of(entry));
+            return Ok(None);
+        }
+        // C1
+        self.append(session, record).map(Some)
+    }
+
+    /// Points the index at a copy, unless the key has changed since.
+    pub(crate) fn redirect(&self, key: &[u8], from: u64, to: u64) {
+        if let Some(entry) = self.index.shard(key).entries.get_mut(key)
+            && entry.position == from
+        {
+            entry.position = to;
+        }
+    }
+
+    /// Removes some of the expired items. The log learns nothing of it: at replay they
+    /// are expired as well.
+    pub(crate) fn remove_expired(&self, now: u64) {
+        self.index.remove_expired(now, |entry| self.end_of(entry));
+    }
+
+    /// Where `key`'s record stands, if it has one that has not expired. Every answer
+    /// that rests on having looked goes through here: S2 and S3.
+    fn find(&self, shard: &Shard, session: &mut Session, key: &[u8]) -> Option<Entry> {
+        session.work += LOOK_UP;
+        let Some(entry) = shard.entries.get(key).copied() else {
+            session.depend(shard.removed);
+            return None;
+        };
+        session.depend(self.end_of(entry));
+        if entry.is_expired(session.now) {
+            // Its expiry is the removal, and stands in its own record.
+            self.counts.expired_lookups.fetch_add(1, Relaxed);
+            return None;
+        }
+        Some(entry)
+    }
+
+    fn end_of(&self, entry: Entry) -> u64 {
+        entry.position + self.record_len(entry) as u64
+    }
+
+    fn record_len(&self, entry: Entry) -> usize {
+        self.log.format.record_len(entry.size as usize)
+    }
+
+    /// Reads a record's bytes into the session; false if its file is gone.
+    fn load(&self, entry: Entry, session: &mut Session) -> Result<bool> {
+        let len = self.record_len(entry);
+        session.work += len as u64;
+        let read = |buffer: &mut [u8]| self.log.read(entry.position, buffer);
+        session.recent.load(entry.position, len, read)
+    }
+
+    /// The record that was loaded last (F1, again at every read).
+    pub(crate) fn loaded<'s>(
+        &self,
+        Entry { position, size, .. }: Entry,
+        session: &'s Session,
+    ) -> Result<Record<'s>> {
+        let Log { format, .. } = &self.log;
+        let bytes = session.recent.bytes(position, format.record_len(size as usize));
+        format.decode(bytes, position).ok_or_else(|| {
+            session.recent.forget(position);
+            self.counts.damaged_reads.fetch_add(1, Relaxed);
+            self.log.damaged(position)
+        })
+    }
+}

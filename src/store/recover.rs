@@ -1,0 +1,113 @@
+//! From the files of a directory back to a log and its index: what a start does.
+//!
+//! The survey (`survey.rs`) says what stands in the files. Where it has found damage to
+//! what once was safe (R2), the start fails and changes nothing: to cut it off would lose
+//! acknowledged data without a word. Otherwise:
+//!
+//! - A torn end (R1) is kept aside as `NAME.torn`, cut off, and reported. Zeros at the
+//!   end are space that the log had preallocated; they are cut off without a word.
+//! - R3: what follows the newest `synced` is written once more in place and synced
+//!   before anything is served. A process that starts after a crash may read bytes
+//!   from the page cache that never reached the disk, and after a failed sync the
+//!   kernel may count them as written; a start must not show what a power cut could
+//!   take back. The same goes for the files' names.
+//!
+//! A start that is itself interrupted begins again from the same records: a torn end is
+//! cut only when it has been kept aside, and nothing else that is there is changed.
+
+use crate::store::disk::{Disk, free_name};
+use crate::store::error::Result;
+use crate::store::index::Index;
+use crate::store::log::{Generation, Log, SyncMode, file_name, make_file};
+use crate::store::record::{Format, Header};
+use crate::store::survey::{Settings, Survey, Surveyed};
+use crate::store::survey::{number_of, numbers, survey};
+use crate::store::walk::CHUNK;
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Opens the directory's files, or makes the first one, and fills an index from them.
+/// The directory must be ours alone. `now` is in Unix seconds. If a torn end was cut off,
+/// the last of what is returned says so in one line.
+pub(crate) fn recover(
+    disk: Arc<dyn Disk>,
+    settings: &Settings,
+    mode: SyncMode,
+    now: u64,
+) -> Result<(Log, Index, Option<String>)> {
+    if numbers(&*disk)?.is_empty() {
+        let format = settings.over(Format::default());
+        let header = Header { format, generation: 1, base: 0 };
+        let (_, temporary) = make_file(&*disk, &header)?;
+        disk.rename(&temporary, &file_name(1))?;
+    }
+    let survey = survey(&*disk, settings, now, |_| Ok(()))?;
+    survey.require_sound()?;
+    for name in disk.list()? {
+        if name.strip_suffix(".tmp").is_some_and(|name| number_of(name).is_some()) {
+            disk.remove(&name)?;
+        }
+    }
+    // R3, for names: the process that renamed a file may have ended before this.
+    disk.sync_dir()?;
+    let Survey { files, format, index, .. } = survey;
+    let (mut generations, mut end, mut torn) = (Vec::new(), 0, None);
+    for Surveyed { generation, len, torn: range, intact_end, synced, .. } in files {
+        let (file, base) = (&generation.file, generation.base);
+        if let Some(range) = range {
+            torn = Some(keep_aside(&*disk, &generation, range)?);
+        }
+        if intact_end - base < len {
+            disk.set_len(file, intact_end - base)?;
+            disk.sync(file)?;
+        }
+        // R3
+        if synced < intact_end {
+            let from = synced - base;
+            copy(&*disk, file, from..intact_end - base, file, from)?;
+        }
+        end = intact_end;
+        generations.push(Arc::new(generation));
+    }
+    let log = Log::new(disk, format, mode, generations, end, now);
+    Ok((log, index, torn))
+}
+
+/// R1: keeps a torn end aside before it is cut off, and says so in one line.
+fn keep_aside(
+    disk: &dyn Disk,
+    generation: &Generation,
+    range: Range<u64>,
+) -> io::Result<String> {
+    let (name, start, len) = (generation.name(), range.start, range.end - range.start);
+    let temporary = name.clone() + ".tmp";
+    let aside = disk.open(&temporary, true)?;
+    copy(disk, &generation.file, range, &aside, 0)?;
+    let kept = free_name(disk, &format!("{name}.torn"))?;
+    disk.rename(&temporary, &kept)?;
+    disk.sync_dir()?;
+    Ok(format!(
+        "{name} had a torn end of {len} bytes at offset {start}, not known to have been \
+         synced; cut off and kept in {kept}"
+    ))
+}
+
+/// Copies a range of bytes of a file to offset `to_start` of another, or to its own place,
+/// and syncs them there.
+fn copy(
+    disk: &dyn Disk,
+    from: &File,
+    range: Range<u64>,
+    to: &File,
+    to_start: u64,
+) -> io::Result<()> {
+    let mut buffer = vec![0; CHUNK];
+    for at in range.clone().step_by(CHUNK) {
+        let bytes = &mut buffer[..CHUNK.min((range.end - at) as usize)];
+        disk.read(from, bytes, at)?;
+        disk.write(to, bytes, at - range.start + to_start)?;
+    }
+    disk.sync(to)
+}

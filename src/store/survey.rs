@@ -1,0 +1,412 @@
+//! What stands in the data files, and what is wrong with them: the one reading of a
+//! directory by which a start decides, `--check` reports, and `--repair` copies.
+//!
+//! Files are read oldest first, record by record, each verified before anybody sees it.
+//! Where no record is valid, the survey searches on, byte by byte, until one is. What
+//! lies between is one of two things, and the `synced` field of the records after it
+//! tells which:
+//!
+//! - R1: a *torn end*, in the newest file alone. No record after the damage says that the
+//!   damaged place was ever safe. Nothing acknowledged is in it that was synced before a
+//!   later record was made.
+//! - R2: *damage to what once was safe*. A later record says so; or it is in the older
+//!   file, which was synced whole before the newer one began.
+//!
+//! | in a file | a start | `--check` |
+//! |---|---|---|
+//! | bytes that are not a record, once safe (R2) | fails | damage |
+//! | the torn end of the newest file (R1) | cuts it off | reported, and not damage |
+//! | zeros after the newest file's records | cuts them off | preallocated, not reported |
+//! | a header that can't be read | fails | damage; the records are read if possible |
+//! | files that are not one whole log | fails | reported, and damage |
+//!
+//! Without a header, the format is that of another file, or what the command line asks
+//! for. The base is where the file before ends; without one, it is what the first record
+//! states. If that record is damaged as well, the file is given up.
+//!
+//! Left out: sectors that the disk will not return. An error of the system ends the
+//! survey; copy the files elsewhere first, with a program that puts zeros in their place.
+
+use crate::store::disk::Disk;
+use crate::store::error::{Error, Result};
+use crate::store::index::Index;
+use crate::store::log::{Generation, file_name};
+use crate::store::record::{FORMAT_VERSION, Format, HEADER_LEN, Header, IntOrder};
+use crate::store::record::{Kind, MAX_POSITION, Record};
+use crate::store::walk::{Records, Step};
+use crate::warn;
+use std::fmt;
+use std::fs::File;
+use std::io::{self, IsTerminal};
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+/// The settings requested on the command line. `None` takes what the files say, or the
+/// default where a directory is new.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Settings {
+    /// `--key-size`: bytes, 1 to 65535.
+    pub key_size: Option<u16>,
+    /// `--int-size`: bytes, 1 to 8.
+    pub int_size: Option<u8>,
+    /// `--int-order`.
+    pub int_order: Option<IntOrder>,
+}
+
+impl Settings {
+    /// `format`, with what is set here in its place.
+    pub(crate) fn over(&self, format: Format) -> Format {
+        Format {
+            key_size: self.key_size.unwrap_or(format.key_size),
+            int_size: self.int_size.unwrap_or(format.int_size),
+            int_order: self.int_order.unwrap_or(format.int_order),
+        }
+    }
+}
+
+/// A data file that has been read.
+pub struct Surveyed {
+    /// The file; its base is worked out where the header can't be read.
+    pub generation: Generation,
+    /// Its length in bytes.
+    pub len: u64,
+    /// The valid records in it.
+    pub records: u64,
+    /// Why its header can't be read, if it can't.
+    pub bad_header: Option<String>,
+    /// Where in the file there is no valid record, in bytes.
+    pub damage: Vec<Range<u64>>,
+    /// R1: a torn end, from the first damage on. Otherwise R2 holds for all of it.
+    pub torn: Option<Range<u64>>,
+    /// The position up to which all records are valid.
+    pub(crate) intact_end: u64,
+    /// The newest `synced` among those.
+    pub(crate) synced: u64,
+    /// One of them says that no older file is needed.
+    is_complete: bool,
+}
+
+impl Surveyed {
+    /// The position at which it ends. A file that is shorter than a header ends after one.
+    pub(crate) fn end(&self) -> u64 {
+        self.generation.base + self.len.max(HEADER_LEN as u64)
+    }
+
+    /// Whether nothing that once was safe is damaged.
+    fn is_sound(&self) -> bool {
+        self.bad_header.is_none() && (self.damage.is_empty() || self.torn.is_some())
+    }
+
+    /// A line for each thing that is wrong.
+    fn problems(&self) -> Vec<String> {
+        let name = self.generation.name();
+        let at = |what, range: &Range<u64>| {
+            let (start, len) = (range.start, range.end - range.start);
+            format!("{name}: {what} at offset {start}: {len} bytes")
+        };
+        let header = self.bad_header.iter().map(|why| format!("{name}: {why}"));
+        let damage = match &self.torn {
+            Some(torn) => {
+                vec![at("a torn end", torn) + ", not known to have been synced"]
+            }
+            None => self.damage.iter().map(|range| at("damaged", range)).collect(),
+        };
+        header.chain(damage).collect()
+    }
+}
+
+/// What was found in the data files.
+pub struct Survey {
+    /// The files, in the order of their positions.
+    pub files: Vec<Surveyed>,
+    /// How the records are laid out.
+    pub format: Format,
+    /// Why the files are not one whole log, if they are not.
+    pub gap: Option<String>,
+    /// What the records say, up to the first damage of each file.
+    pub(crate) index: Index,
+}
+
+impl Survey {
+    /// Whether a start would lose nothing that once was safe.
+    pub fn is_sound(&self) -> bool {
+        self.gap.is_none() && self.files.iter().all(Surveyed::is_sound)
+    }
+
+    /// The error of a start that can't continue from this: the first thing that is wrong,
+    /// a torn end aside.
+    pub(crate) fn require_sound(&self) -> Result<()> {
+        let unsound = self.files.iter().filter(|file| !file.is_sound());
+        let problems = unsound.flat_map(Surveyed::problems);
+        match problems.chain(self.gap.clone()).next() {
+            None => Ok(()),
+            Some(problem) => Err(Error::Open(format!(
+                "{problem}; nothing was changed: put the right file back, or continue \
+                 with what can be read by server --repair"
+            ))),
+        }
+    }
+
+    /// The valid records of all files.
+    pub fn records(&self) -> u64 {
+        self.files.iter().map(|file| file.records).sum()
+    }
+
+    /// A line for each thing that is wrong.
+    pub fn problems(&self) -> Vec<String> {
+        let problems = self.files.iter().flat_map(Surveyed::problems);
+        problems.chain(self.gap.clone()).collect()
+    }
+}
+
+/// What `--check` says.
+impl fmt::Display for Survey {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        for Surveyed { generation, len, records, .. } in &self.files {
+            let Generation { number, base, .. } = generation;
+            let name = generation.name();
+            write!(f, "{name}: generation {number}, {len} bytes ")?;
+            writeln!(f, "from position {base}, {records} records")?;
+        }
+        for problem in self.problems() {
+            writeln!(f, "{problem}")?;
+        }
+        let (keys, live) = self.index.totals(&self.format);
+        writeln!(f, "{} records, {keys} live keys in {live} bytes", self.records())?;
+        f.write_str(match self.is_sound() {
+            true => "nothing that was safe is damaged",
+            false => "damaged: see server --repair",
+        })
+    }
+}
+
+/// Reads all files, changes nothing, and calls `each` for every valid record, oldest
+/// first. `now` is in Unix seconds. The directory must be ours alone.
+pub fn survey(
+    disk: &dyn Disk,
+    settings: &Settings,
+    now: u64,
+    mut each: impl FnMut(&Record) -> Result<()>,
+) -> Result<Survey> {
+    let (mut files, format) = open_files(disk, settings)?;
+    let index = Index::new();
+    let count = files.len();
+    for (file, number) in files.iter_mut().zip(1..) {
+        read(disk, &format, file, number == count, |position, record, is_intact| {
+            if is_intact {
+                index.replay(position, record, now);
+            }
+            each(record)
+        })?;
+    }
+    if let Some(Surveyed { generation, bad_header: Some(why), .. }) = files.first()
+        && files.iter().all(|file| file.records == 0 && file.bad_header.is_some())
+    {
+        let name = generation.name();
+        return Err(Error::Open(format!(
+            "{name}: {why}, and there is no record in it; choose another --data"
+        )));
+    }
+    let gap = gap(&files);
+    Ok(Survey { files, format, gap, index })
+}
+
+/// The numbers of the generations that there are, ascending.
+pub(crate) fn numbers(disk: &dyn Disk) -> io::Result<Vec<u64>> {
+    let names = disk.list()?;
+    let mut numbers: Vec<u64> = names.iter().filter_map(|it| number_of(it)).collect();
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+/// The number of the generation whose file has this name.
+pub(crate) fn number_of(name: &str) -> Option<u64> {
+    let number = name.strip_suffix(".kv")?.parse().ok()?;
+    (file_name(number) == name).then_some(number)
+}
+
+/// The data files in the order of their positions, of which nothing but the headers has
+/// been read, and the format of all.
+pub(crate) fn open_files(
+    disk: &dyn Disk,
+    settings: &Settings,
+) -> Result<(Vec<Surveyed>, Format)> {
+    let (mut opened, mut format) = (Vec::new(), None);
+    for number in numbers(disk)? {
+        let name = file_name(number);
+        let file = disk.open(&name, false)?;
+        let len = file.metadata()?.len();
+        let header = header_of(disk, &file, &name, len)?;
+        if let Ok(Header { format: has, .. }) = header {
+            let asked = settings.over(*format.get_or_insert(has));
+            if asked != has {
+                return Err(Error::Open(format!(
+                    "{name} was made with {has}, not {asked}; these can't change: \
+                     leave the options out or choose another --data"
+                )));
+            }
+        }
+        // A file that was renamed begins where its header says all the same.
+        let base = header.as_ref().ok().map(|header| header.base);
+        let bad_header = match header {
+            Ok(Header { generation, .. }) if generation == number => None,
+            Ok(Header { generation, .. }) => {
+                Some(format!("its header says generation {generation}"))
+            }
+            Err(why) => Some(why),
+        };
+        opened.push((Generation { number, base: 0, file }, len, base, bad_header));
+    }
+    let format = format.unwrap_or_else(|| settings.over(Format::default()));
+    let mut files: Vec<Surveyed> = Vec::new();
+    for (mut generation, len, base, bad_header) in opened {
+        generation.base = match (base, files.last()) {
+            (Some(base), _) => base,
+            (None, Some(before)) => before.end(),
+            (None, None) => stated_base(disk, &format, &generation, len)?,
+        };
+        let start = generation.base + HEADER_LEN as u64;
+        files.push(Surveyed {
+            generation,
+            len,
+            records: 0,
+            bad_header,
+            damage: Vec::new(),
+            torn: None,
+            intact_end: start,
+            synced: start,
+            is_complete: false,
+        });
+    }
+    files.sort_by_key(|file| file.generation.base);
+    Ok((files, format))
+}
+
+/// A file's header, or why it can't be read. One of another version is an error.
+fn header_of(
+    disk: &dyn Disk,
+    file: &File,
+    name: &str,
+    len: u64,
+) -> Result<std::result::Result<Header, String>> {
+    let mut bytes = [0; HEADER_LEN];
+    if len < HEADER_LEN as u64 {
+        return Ok(Err("it is shorter than a header".into()));
+    }
+    disk.read(file, &mut bytes, 0)?;
+    let header = Header::decode(&bytes);
+    match (&header, Header::version(&bytes)) {
+        (Err(why), Some(version)) if version != FORMAT_VERSION.into() => {
+            Err(Error::Open(format!("{name}: {why}; choose another --data")))
+        }
+        _ => Ok(header),
+    }
+}
+
+/// The base that a file's first record states.
+fn stated_base(
+    disk: &dyn Disk,
+    format: &Format,
+    generation: &Generation,
+    len: u64,
+) -> io::Result<u64> {
+    let mut head = vec![0; format.overhead()];
+    if len < (HEADER_LEN + head.len()) as u64 {
+        return Ok(0);
+    }
+    disk.read(&generation.file, &mut head, HEADER_LEN as u64)?;
+    let base = format.stated_synced(&head).checked_sub(HEADER_LEN as u64);
+    Ok(base.filter(|base| *base < MAX_POSITION).unwrap_or(0))
+}
+
+/// Reads one file from its first record to its end; `each` gets a valid record's position,
+/// and whether the file is intact up to there.
+fn read(
+    disk: &dyn Disk,
+    format: &Format,
+    file: &mut Surveyed,
+    is_newest: bool,
+    mut each: impl FnMut(u64, &Record, bool) -> Result<()>,
+) -> Result<()> {
+    let (base, end) = (file.generation.base, file.end());
+    let mut records = Records::new(disk, format, &file.generation, end);
+    let mut was_safe = !is_newest;
+    // Where the zeros begin with which the file ends.
+    let mut data_end = HEADER_LEN as u64;
+    let mut next_progress = Instant::now() + Duration::from_secs(1);
+    loop {
+        match records.next()? {
+            Step::Record(position, record) => {
+                let is_intact = file.damage.is_empty();
+                each(position, &record, is_intact)?;
+                let len = format.record_len(record.value.len()) as u64;
+                data_end = position - base + len;
+                file.records += 1;
+                was_safe |= record.synced > file.intact_end;
+                if is_intact {
+                    file.intact_end = position + len;
+                    file.synced = file.synced.max(record.synced);
+                    file.is_complete |= record.kind == Kind::Complete;
+                }
+                // Now and then: to read the clock can cost more than a record.
+                if file.records.is_multiple_of(4096) && Instant::now() > next_progress {
+                    next_progress += Duration::from_secs(1);
+                    show_progress(file, position);
+                }
+            }
+            Step::Damage(byte) => {
+                let offset = records.position - base;
+                if byte != 0 {
+                    data_end = offset + 1;
+                }
+                match file.damage.last_mut() {
+                    Some(range) if range.end == offset => range.end += 1,
+                    _ => file.damage.push(offset..offset + 1),
+                }
+                records.skip_to(records.position + 1);
+            }
+            Step::End => break,
+        }
+    }
+    if !is_newest {
+        file.synced = file.intact_end;
+    } else {
+        // Preallocated space is not damaged.
+        file.damage.iter_mut().for_each(|range| range.end = range.end.min(data_end));
+        file.damage.retain(|range| range.start < range.end);
+    }
+    let is_torn = !was_safe && !records.is_limited();
+    let first = file.damage.first().filter(|_| is_torn);
+    file.torn = first.map(|range| range.start..data_end);
+    Ok(())
+}
+
+/// How far the reading of a file is, for a person who waits.
+fn show_progress(file: &Surveyed, position: u64) {
+    if io::stderr().is_terminal() {
+        let percent = (position - file.generation.base) * 100 / file.len;
+        warn(&format!("reading {}: {percent} %", file.generation.name()));
+    }
+}
+
+/// Why the files are not one whole log, if they are not.
+fn gap(files: &[Surveyed]) -> Option<String> {
+    let oldest = files.first()?;
+    let is_continued = match files {
+        [old, new] => {
+            let (end, next) = (old.generation.base + old.len, &new.generation);
+            (end, old.generation.number + 1) == (next.base, next.number)
+        }
+        _ => files.len() == 1,
+    };
+    if !is_continued {
+        let names: Vec<String> = files.iter().map(|it| it.generation.name()).collect();
+        return Some(format!("{} do not continue one another", names.join(" and ")));
+    }
+    // Damage may hide the record that says so; then the damage is what is reported.
+    let (number, name) = (oldest.generation.number, oldest.generation.name());
+    (number > 1 && oldest.is_sound() && !oldest.is_complete).then(|| {
+        let missing = file_name(number - 1);
+        format!("{missing} is missing, and {name} does not have all that was in it")
+    })
+}

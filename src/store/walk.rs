@@ -1,0 +1,115 @@
+//! A walk over the records of one file, in the order they were appended: how recovery,
+//! compaction, check and repair read files.
+//!
+//! Each record is verified before it is returned (F1). No length is believed before it
+//! is known to fit into the file, and to be one that a value can have.
+
+use crate::store::disk::Disk;
+use crate::store::log::Generation;
+use crate::store::record::{Format, HEADER_LEN, Record};
+use std::io;
+
+/// Bytes read from a file at once; a longer record is read whole.
+pub(crate) const CHUNK: usize = 1 << 20;
+
+/// After damage, each byte may begin a record, and what looks like a record costs a
+/// checksum to reject. A client can make up a value that looks like the beginning of a long
+/// record at every few bytes. So the search has a budget: when this many times the file's
+/// length has been checksummed in vain, only records up to `SHORT` bytes are searched for.
+const SEARCH_BUDGET: u64 = 64;
+const SHORT: u64 = 4 << 10;
+
+/// What stands at the walk's position.
+pub(crate) enum Step<'a> {
+    /// A valid record, at this position.
+    Record(u64, Record<'a>),
+    /// No valid record, but this byte.
+    Damage(u8),
+    /// The end of the file.
+    End,
+}
+
+/// See the top of this file.
+pub(crate) struct Records<'a> {
+    disk: &'a dyn Disk,
+    format: &'a Format,
+    generation: &'a Generation,
+    /// Where the next record is expected.
+    pub(crate) position: u64,
+    /// Where the records end.
+    end: u64,
+    /// Bytes of the file; those from `start` on are the file's from `position` on.
+    buffer: Vec<u8>,
+    start: usize,
+    /// Bytes checksummed of what was not a record.
+    searched: u64,
+}
+
+impl<'a> Records<'a> {
+    /// Walks from the first record to position `end`.
+    pub(crate) fn new(
+        disk: &'a dyn Disk,
+        format: &'a Format,
+        generation: &'a Generation,
+        end: u64,
+    ) -> Records<'a> {
+        let position = generation.base + HEADER_LEN as u64;
+        let (buffer, start, searched) = (Vec::new(), 0, 0);
+        Records { disk, format, generation, position, end, buffer, start, searched }
+    }
+
+    /// Returns the next record and moves past it. At damage the walk stays where it is.
+    pub(crate) fn next(&mut self) -> io::Result<Step<'_>> {
+        let (position, left) = (self.position, self.end - self.position);
+        if left == 0 {
+            return Ok(Step::End);
+        }
+        let overhead = self.format.overhead();
+        self.fill(left.min(overhead as u64))?;
+        let head = &self.buffer[self.start..];
+        let damage = Ok(Step::Damage(head[0]));
+        if head.len() < overhead {
+            return damage;
+        }
+        // The stated length is believed only as far as the file goes.
+        let stated = self.format.stated_len(head, position);
+        let Some(len) = stated.filter(|len| *len <= left) else { return damage };
+        if len > SHORT && self.is_limited() {
+            return damage;
+        }
+        self.fill(len)?;
+        let bytes = &self.buffer[self.start..self.start + len as usize];
+        let Some(record) = self.format.decode(bytes, position) else {
+            self.searched += len;
+            return damage;
+        };
+        self.position += len;
+        self.start += len as usize;
+        Ok(Step::Record(position, record))
+    }
+
+    /// Whether the search budget is used up, so that long records may be passed over.
+    pub(crate) fn is_limited(&self) -> bool {
+        self.searched > SEARCH_BUDGET * (self.end - self.generation.base)
+    }
+
+    /// Continues at `position`, further on: past damage, or past what is not live.
+    pub(crate) fn skip_to(&mut self, position: u64) {
+        self.start += (position - self.position) as usize;
+        self.position = position;
+    }
+
+    /// Makes sure that `count` bytes from `start` on are in the buffer.
+    fn fill(&mut self, count: u64) -> io::Result<()> {
+        if self.start + count as usize <= self.buffer.len() {
+            return Ok(());
+        }
+        self.buffer.drain(..self.start.min(self.buffer.len()));
+        self.start = 0;
+        let old = self.buffer.len();
+        let left = self.end - self.position;
+        self.buffer.resize(left.min(count.max(CHUNK as u64)) as usize, 0);
+        let offset = self.position - self.generation.base + old as u64;
+        self.disk.read(&self.generation.file, &mut self.buffer[old..], offset)
+    }
+}
