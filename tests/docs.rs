@@ -25,7 +25,9 @@
 mod common;
 
 use common::Server;
-use memcached_lite::args::{self, CLIENT, DRIVER, SERVER, Spec};
+use memcached_lite::args::{Args, SERVER, Spec, specs};
+use memcached_lite::client::commands::HELP as CLIENT;
+use memcached_lite::driver::HELP as DRIVER;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
@@ -77,7 +79,7 @@ fn dialogues_are_what_a_server_says() {
         talking.insert(page.name.as_str());
         let options: Vec<&str> = options.split_whitespace().collect();
         let server = Server::start(&options);
-        let result = common::dialogue::replay(server.addr, &fence.text, false);
+        let result = common::replay(server.addr, &fence.text, false);
         if let Err(problem) = result {
             failures.push(format!("{}: {problem}", fence.place(page)));
         }
@@ -193,12 +195,9 @@ fn options_that_are_named_exist() {
 
 #[test]
 fn tests_that_are_named_exist() {
-    let paths = ["src", "tests"].map(|name| root().join(name));
-    let entries =
-        paths.iter().flat_map(|path| fs::read_dir(path).expect("a directory"));
-    let files: Vec<String> = entries
-        .map(|entry| entry.expect("entry").path())
-        .filter(|path| path.extension().is_some_and(|end| end == "rs"))
+    let files: Vec<String> = ["src", "tests"]
+        .into_iter()
+        .flat_map(|directory| rust_files(&root().join(directory)))
         .map(|path| fs::read_to_string(path).expect("text"))
         .collect();
     let is_test = |name: &str| {
@@ -638,7 +637,8 @@ fn check_command(words: &[&str]) -> Result<(), String> {
             let (directory, name, arguments) = match rest[..] {
                 ["--bin", name] => ("src/bin", name, &[][..]),
                 ["--bin", name, "--", ..] => ("src/bin", name, &rest[3..]),
-                ["--example", name, ..] => ("examples", name, &[][..]),
+                ["--example", name] => ("examples", name, &[][..]),
+                ["--example", name, "--", ..] => ("examples", name, &rest[3..]),
                 _ => return Err("cargo run what?".into()),
             };
             let path = root().join(directory).join(name);
@@ -646,7 +646,7 @@ fn check_command(words: &[&str]) -> Result<(), String> {
             if !path.with_extension("rs").is_file() && !path.join("main.rs").is_file() {
                 return Err(format!("no {name} in {directory}"));
             }
-            if directory == "examples" {
+            if directory == "examples" && name != "bench" {
                 Ok(())
             } else {
                 check_options(name, arguments)
@@ -668,41 +668,53 @@ fn check_command(words: &[&str]) -> Result<(), String> {
 /// Takes the command line apart as the program itself would.
 fn check_options(program: &str, arguments: &[&str]) -> Result<(), String> {
     let words = arguments.iter().map(std::ffi::OsString::from);
-    let parse = |name, specs| args::parse(name, name, specs, words);
-    let parsed = match program {
-        "server" => parse("server", SERVER)?,
-        "client" => parse("client", CLIENT)?,
-        "driver" => parse("driver", DRIVER)?,
+    let help = match program {
+        "server" => SERVER,
+        "client" => CLIENT,
+        "driver" => DRIVER,
+        "bench" => BENCH,
         _ => return Err(format!("no program {program}")),
     };
-    match (parsed, program) {
-        (args::Parsed::Run(args), "server") => args::server_options(&args).map(|_| ()),
-        (args::Parsed::Run(args), "client") => args::client_options(&args).map(|_| ()),
-        _ => Ok(()),
-    }
+    Args::parse("it", help, words).map(|_| ())
 }
+
+/// The help of `cargo run --example bench`.
+const BENCH: &str = include_str!("../examples/bench/help.txt");
 
 // Numbers.
 
-fn all_options() -> impl Iterator<Item = &'static Spec> {
-    [SERVER, CLIENT, DRIVER].into_iter().flatten()
+fn all_options() -> impl Iterator<Item = Spec<'static>> {
+    [SERVER, CLIENT, DRIVER, BENCH].into_iter().flat_map(specs)
 }
 
 /// What the help says that an option is when it is not given: `... [1024]`.
 fn default_of(option: &str) -> Option<Option<String>> {
-    let spec = all_options().find(|spec| spec.long == option)?;
-    let (_, inside) = spec.help.rsplit_once('[')?;
-    Some(inside.split([',', ']', ' ']).next().map(str::to_owned))
+    let long = format!("--{option} ");
+    let mut lines = [SERVER, CLIENT, DRIVER].into_iter().flat_map(str::lines);
+    let is_option =
+        |line: &&str| line.trim_start().starts_with('-') && line.contains(&long);
+    let (_, inside) = lines.find(is_option)?.rsplit_once('[')?;
+    Some(inside.split([',', ';', ']', ' ']).next().map(str::to_owned))
 }
 
-/// The files of src, and of the modules in directories of their own.
+/// The paths of the Rust files in a directory, and in those below it.
+fn rust_files(directory: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(directory).expect("a directory") {
+        let path = entry.expect("entry").path();
+        if path.is_dir() {
+            files.extend(rust_files(&path));
+        } else if path.extension().is_some_and(|end| end == "rs") {
+            files.push(path);
+        }
+    }
+    files
+}
+
+/// The files of src: their modules' names, and their texts.
 fn sources() -> Vec<(String, String)> {
-    let entries = ["src", "src/driver"]
+    rust_files(&root().join("src"))
         .into_iter()
-        .flat_map(|directory| fs::read_dir(root().join(directory)).expect("src"));
-    entries
-        .map(|entry| entry.expect("entry").path())
-        .filter(|path| path.extension().is_some_and(|end| end == "rs"))
         .map(|path| {
             let module = path.file_stem().expect("a name").to_string_lossy().into();
             (module, fs::read_to_string(path).expect("text"))
