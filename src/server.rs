@@ -159,21 +159,21 @@ fn spawn(
     Ok(())
 }
 
-/// Maintains the store each second, and looks ten times as often whether compaction is
-/// due: clients can write some hundred MiB in a second. An error is printed once, and not
-/// again before something else happened.
+/// Maintains the store each second, and compacts it when that is due, which is looked at ten
+/// times as often: clients can write some hundred MiB in a second. An error is printed
+/// once, and not again before something else happened.
 fn maintain(shared: &Shared) -> io::Result<()> {
     let mut printed = None;
     loop {
-        let error = shared.store.maintain(&unix_now).err();
+        let mut error = shared.store.maintain(&unix_now).err();
+        for _ in 0..10 {
+            thread::sleep(Duration::from_millis(100));
+            // What has failed is not tried again before the next second.
+            error = error.or_else(|| shared.store.compact_if_due(&unix_now).err());
+        }
         if error != printed {
             error.iter().for_each(|error| warn(&format!("server: {error}")));
         }
         printed = error;
-        for _ in 0..10 {
-            thread::sleep(Duration::from_millis(100));
-            // If it fails, so does the next maintenance.
-            let _ = shared.store.compact_if_due(&unix_now);
-        }
     }
 }

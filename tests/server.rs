@@ -28,7 +28,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -262,6 +262,26 @@ fn a_thousand_connections_set_and_get_at_the_same_time() {
     }
     assert_eq!(stat(&streams[0], "curr_connections"), 1000);
     assert_eq!(stat(&streams[0], "rejected_connections"), 0);
+}
+
+#[test]
+fn a_compaction_that_stops_is_printed_once() {
+    let server = Server::start(&["--sync", "every-second", "--max-item-size", "64m"]);
+    let stream = server.connect();
+    ask(&stream, set("damaged", b"value"), STORED);
+    let file = File::options().write(true).open(server.data().join("0000000001.kv"));
+    let file = file.expect("the data file");
+    let end = file.metadata().expect("its length").len();
+    file.write_all_at(b"V", end - 1).expect("damage");
+    // Enough garbage for a compaction, which meets the damage.
+    for value in [&vec![b'1'; 40 << 20], &vec![b'2'; 40 << 20], &b"3".to_vec()] {
+        ask(&stream, set("garbage", value), STORED);
+    }
+    until(|| stat(&stream, "log_generations") == 2);
+    let stopped = stat(&stream, "uptime");
+    until(|| stat(&stream, "uptime") >= stopped + 3);
+    let errors = server.last_words();
+    assert_eq!(errors.matches("is damaged").count(), 1, "{errors}");
 }
 
 /// V3

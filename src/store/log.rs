@@ -236,6 +236,7 @@ impl Log {
 
     /// Writes out and syncs all that has been appended.
     pub(crate) fn sync(&self, now: u64) -> Result<()> {
+        // Also where nothing is left to sync: who calls this reports it.
         self.check_sync()?;
         self.sync_to(self.end(), now)?;
         self.synced_at.store(now, Release);
