@@ -235,12 +235,7 @@ impl Args {
     }
 
     /// The option's value in bytes, which may end in `k`, `m` or `g`, or `default`.
-    pub fn size(
-        &self,
-        name: &str,
-        range: RangeInclusive<usize>,
-        default: usize,
-    ) -> Result<usize, String> {
+    pub fn size(&self, name: &str, default: usize) -> Result<usize, String> {
         let Some(text) = self.text(name) else { return Ok(default) };
         let lower = text.to_ascii_lowercase();
         let digits = lower.trim_end_matches(['k', 'm', 'g']);
@@ -249,7 +244,7 @@ impl Args {
         let bytes = digits.parse::<usize>().ok().zip(unit);
         let bytes = bytes.and_then(|(it, unit)| it.checked_mul(1 << (10 * unit)));
         bytes
-            .filter(|bytes| range.contains(bytes))
+            .filter(|bytes| (1 << 10..=MAX_VALUE).contains(bytes))
             .ok_or_else(|| format!("--{name} takes a size from 1k to 1g, not {text}"))
     }
 
@@ -340,7 +335,7 @@ fn server_options(args: &Args) -> Result<server::Options, String> {
         store: store::Options {
             settings,
             sync: args.choice("sync", &modes)?.unwrap_or_default(),
-            max_item_size: args.size("max-item-size", 1 << 10..=MAX_VALUE, size)?,
+            max_item_size: args.size("max-item-size", size)?,
         },
         dialect: dialect.unwrap_or(default.dialect),
         auth_file: args.text("auth-file").map(Into::into),
@@ -511,18 +506,20 @@ mod tests {
 
     #[test]
     fn sizes_have_units() {
-        let size = |line| args(line).unwrap().size("max-item-size", 1..=1 << 30, 7);
+        let size = |line| args(line).unwrap().size("max-item-size", 7);
         assert_eq!(size(""), Ok(7));
         assert_eq!(size("-I 2048"), Ok(2048));
         assert_eq!(size("-I 2k"), Ok(2048));
         assert_eq!(size("-I 5M"), Ok(5 << 20));
         assert_eq!(size("-I 1g"), Ok(1 << 30));
-        for wrong in ["2g", "k", "", "1kk", "1 k", "x", "é", "99999999999999999999g"] {
+        for wrong in
+            ["1023", "2g", "k", "", "1kk", "1 k", "x", "é", "99999999999999999999g"]
+        {
             let given = Args {
                 given: vec![("max-item-size", wrong.into())],
                 ..args("").unwrap()
             };
-            let said = given.size("max-item-size", 1..=1 << 30, 7).unwrap_err();
+            let said = given.size("max-item-size", 7).unwrap_err();
             assert!(said.ends_with(&format!("from 1k to 1g, not {wrong}")), "{said}");
         }
     }

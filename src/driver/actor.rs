@@ -116,7 +116,8 @@ impl Actor {
             Some(line) => shown(line),
             None => shown(bytes),
         };
-        let begun = if is_client { self.unquote() } else { Ok(()) };
+        // Only here: a verdict also says what was expected of a client that says nothing.
+        let unquoted = if is_client { self.unquote() } else { Ok(()) };
         loop {
             let mut may_come = false;
             for text in texts {
@@ -129,7 +130,7 @@ impl Actor {
                     Agreement::No => {}
                 }
             }
-            let mut more = || begun.clone().and_then(|()| self.read_some());
+            let mut more = || unquoted.clone().and_then(|()| self.read_some());
             let why = match may_come.then(&mut more) {
                 Some(Ok(count)) if count > 0 => continue,
                 Some(Ok(_)) => " and then the end".into(),

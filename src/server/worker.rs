@@ -206,9 +206,10 @@ impl Worker {
         };
         connection.waits = waits;
         let interest = match waits {
-            Waits::Turn | Waits::Commit => return self.turns.push_back(token),
             Waits::Input => Interest::Read,
             Waits::Output => Interest::Write,
+            // Its turn: the commit is over.
+            _ => return self.turns.push_back(token),
         };
         if connection.interest == Some(interest) {
             return;

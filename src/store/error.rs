@@ -17,8 +17,8 @@ pub enum Error {
     Sync(String),
     /// The disk would not return what was written to it, or returned something else.
     Read(String),
-    /// The data directory can't be opened. If that is for what stands in it, nothing was
-    /// changed.
+    /// The data directory can't be opened. Where that is because of what its files have
+    /// in them, they are as they were.
     Open(String),
 }
 

@@ -46,7 +46,7 @@ pub struct Session {
     /// The work done since this was last 0, in bytes of records read and appended, and
     /// some for each look-up: what requests have cost, which their length does not show.
     pub work: u64,
-    /// The records that were read last; so a get allocates nothing.
+    /// The records that were read last; so most gets allocate nothing.
     recent: Recent,
 }
 

@@ -368,12 +368,12 @@ fn read(
             Step::End => break,
         }
     }
-    if !is_newest {
-        file.synced = file.intact_end;
-    } else {
+    if is_newest {
         // Preallocated space is not damaged.
         file.damage.iter_mut().for_each(|range| range.end = range.end.min(data_end));
         file.damage.retain(|range| range.start < range.end);
+    } else {
+        file.synced = file.intact_end;
     }
     let is_torn = !was_safe && !records.is_limited();
     let first = file.damage.first().filter(|_| is_torn);

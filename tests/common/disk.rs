@@ -93,7 +93,7 @@ pub struct Done {
     pub len: u64,
 }
 
-/// See the module's page. Clones are the same disk.
+/// See the top of this file. Clones are the same disk.
 #[derive(Clone)]
 pub struct Faulty {
     shared: Arc<Shared>,

@@ -2,7 +2,7 @@
 
 use memcached_lite::store::{Answer, Result, Session, Store, Update, Verb};
 
-/// See the module's page. Exptimes are as on the wire.
+/// See the top of this file. Exptimes are as on the wire.
 pub trait Verbs {
     fn change(&self, session: &mut Session, update: Update) -> Result<Answer>;
 
