@@ -366,8 +366,8 @@ fn task(args: &Args) -> Result<Option<&'static str>, String> {
 /// even the time of a file.
 fn perform(task: &str, data: &Path, settings: &Settings) -> store::Result<ExitCode> {
     let directory = match task {
-        "check" => Directory::read_only(data),
-        _ => Directory::new(data),
+        "check" => Directory::read_only(data)?,
+        _ => Directory::at(data)?,
     };
     // Checked before the lock: no file is made where there are none of ours.
     if numbers(&directory)?.is_empty() {

@@ -80,6 +80,7 @@ pub mod store;
 use std::fmt;
 use std::io::{self, Write};
 use std::sync::{Mutex, MutexGuard};
+use std::thread;
 
 /// Locks a mutex. Nothing panics while it holds one; should it happen all the same,
 /// nobody knows what state it left behind, and the process ends, which is safe at any
@@ -89,6 +90,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
         warn("a thread panicked while it held a lock; ending the process");
         std::process::abort()
     })
+}
+
+/// Drops what takes long to free where nobody waits for it.
+fn drop_elsewhere<T: Send + 'static>(value: T) {
+    // Without a thread, it is dropped here.
+    let _ = thread::Builder::new().spawn(move || drop(value));
 }
 
 /// Prints a line on standard output. A server continues if nobody is there to read it; a

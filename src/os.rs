@@ -249,6 +249,14 @@ unsafe extern "C" {
     fn signal(number: c_int, handler: usize) -> usize;
 }
 
+/// The user that this process acts as.
+pub fn user() -> u32 {
+    unsafe extern "C" {
+        safe fn geteuid() -> u32;
+    }
+    geteuid()
+}
+
 /// The signal to a process that extends a file beyond its limit: the same number on the
 /// BSDs and on Linux for all processors of today.
 const SIGXFSZ: c_int = 25;
@@ -316,6 +324,25 @@ pub fn limit_unsent(_: BorrowedFd, _: c_int) -> Result<()> {
     Ok(())
 }
 
+/// Extends a file to `len` bytes, for which the disk has room from then on.
+#[cfg(all(not(target_os = "macos"), target_pointer_width = "64"))]
+pub fn allocate(file: BorrowedFd, len: u64) -> Result<()> {
+    unsafe extern "C" {
+        fn posix_fallocate(fd: c_int, offset: i64, len: i64) -> c_int;
+    }
+    // SAFETY: the descriptor is open; the call takes no memory.
+    let code = unsafe { posix_fallocate(file.as_raw_fd(), 0, len as i64) };
+    let error = io::Error::from_raw_os_error(code);
+    let is_done = code == 0 || error.kind() == io::ErrorKind::Unsupported;
+    if is_done { Ok(()) } else { Err(error) }
+}
+
+/// Elsewhere nothing is reserved.
+#[cfg(not(all(not(target_os = "macos"), target_pointer_width = "64")))]
+pub fn allocate(_: BorrowedFd, _: u64) -> Result<()> {
+    Ok(())
+}
+
 /// Listens at a path, in the place of a socket whose server is gone. Nobody but the
 /// socket's owner can connect to it, from its first moment.
 pub fn bind_private(path: &Path) -> Result<UnixListener> {
@@ -354,9 +381,14 @@ pub fn cpu_seconds() -> (f64, f64) {
     (seconds(), seconds())
 }
 
-/// The time, in Unix seconds. A clock before 1970 counts as 1970.
+/// The time since 1970. A clock before that counts as 1970.
+pub fn unix_time() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// The time, in Unix seconds.
 pub fn unix_now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
+    unix_time().as_secs()
 }
 
 #[cfg(test)]

@@ -117,7 +117,7 @@ impl Server {
         let it = shared.clone();
         if it.store.sync_mode() == SyncMode::Always {
             spawn("syncer".into(), move || {
-                let commit = |position| it.store.commit(position, unix_now());
+                let commit = |position| it.store.commit(position, it.now());
                 it.syncer.run(commit, || it.mailboxes.iter().for_each(Mailbox::wake))
             })?;
         }
@@ -163,13 +163,13 @@ fn spawn(
 /// times as often: clients can write some hundred MiB in a second. An error is printed
 /// once, and not again before something else happened.
 fn maintain(shared: &Shared) -> io::Result<()> {
-    let mut printed = None;
+    let (mut printed, clock) = (None, || shared.now());
     loop {
-        let mut error = shared.store.maintain(&unix_now).err();
+        let mut error = shared.store.maintain(&clock).err();
         for _ in 0..10 {
             thread::sleep(Duration::from_millis(100));
             // What has failed is not tried again before the next second.
-            error = error.or_else(|| shared.store.compact_if_due(&unix_now).err());
+            error = error.or_else(|| shared.store.compact_if_due(&clock).err());
         }
         if error != printed {
             error.iter().for_each(|error| warn(&format!("server: {error}")));

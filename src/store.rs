@@ -198,7 +198,7 @@ impl Store {
         if path.exists() {
             // Looked at first, read-only: in a directory that is not ours, or has other
             // sizes, not even a lock file is made. A bad header may be anybody's.
-            let directory = Directory::read_only(path);
+            let directory = Directory::read_only(path)?;
             let _owner = directory.lock()?;
             let (files, _) = survey::open_files(&directory, &options.settings)?;
             if files.iter().any(|file| file.bad_header.is_some()) {
@@ -207,8 +207,7 @@ impl Store {
                 found?.require_sound()?;
             }
         }
-        let directory = Directory::new(path);
-        directory.create()?;
+        let directory = Directory::create(path)?;
         let owner = directory.lock()?;
         let (mut store, torn) = Store::on_disk(Arc::new(directory), options, now)?;
         store._owner = Some(owner);
@@ -336,6 +335,12 @@ impl Store {
         self.items.log.is_committed(position)
     }
 
+    /// S6: the latest time that the store knows of, in Unix seconds. Sessions must not have
+    /// an earlier one.
+    pub fn time(&self) -> u64 {
+        self.items.time()
+    }
+
     /// What a commit waits for.
     pub fn sync_mode(&self) -> SyncMode {
         self.items.log.mode
@@ -359,10 +364,11 @@ impl Store {
         // Files that have gone are synced all the same: they may come back.
         let synced = self.items.log.sync(session.now);
         self.items.log.check_files()?;
-        synced?;
-        self.items.flush_if_due(&mut session)?;
-        self.items.remove_expired(session.now);
-        self.compact_if_due(clock)
+        let flushed = synced.and_then(|()| self.items.flush_if_due(&mut session));
+        self.items.remove_expired(&mut session);
+        // C5: it is what helps where the disk is full.
+        let compacted = self.compact_if_due(clock);
+        flushed.and(compacted)
     }
 
     /// Compacts if there is enough garbage, as [`Store::maintain`] does.

@@ -164,10 +164,11 @@ fn compaction_keeps_what_is_live_and_nothing_else() {
     }
     assert_eq!(t.names(), [SECOND]);
     let bytes = &files(t.directory.path())[SECOND];
-    // C3: and the record that says that no older file is needed.
-    assert_eq!(bytes.len(), HEADER_LEN + live + OVERHEAD);
+    // C3, S6: and the records that say how late it was when something had expired, and that
+    // no older file is needed.
+    assert_eq!(bytes.len(), HEADER_LEN + live + 2 * OVERHEAD);
     let records = records(bytes);
-    assert_eq!(records.len(), before.len() + 1);
+    assert_eq!(records.len(), before.len() + 2);
     assert_eq!(records.last().unwrap().kind, Kind::Complete);
     assert_eq!(t.store.figures().live_bytes, live as u64);
 }
@@ -270,7 +271,7 @@ fn a_compaction_that_failed_is_tried_again_by_the_next_maintenance() {
     t.compact().unwrap_err();
     t.restart_at(NOW);
     // The interrupted compaction is due at once, and tried again each time.
-    t.disk.fail(&[Call::Remove], 0, How::Always);
+    t.disk.fail(&[Call::Remove], 1, How::Always);
     for _ in 0..3 {
         t.store.maintain(&|| NOW).unwrap_err();
     }
@@ -389,7 +390,7 @@ fn the_old_file_is_safe_to_its_end_before_the_new_one_has_a_name() {
     let t = Fixture::new();
     let mut session = Session::at(NOW);
     t.store.set(&mut session, b"early", 0, 0, b"v").unwrap();
-    t.disk.fail(&[Call::Remove], 0, How::Stop);
+    t.disk.fail(&[Call::Remove], 1, How::Stop);
     let hold = t.disk.hold(Call::Sync);
     thread::scope(|scope| {
         let compaction = scope.spawn(|| t.compact());
@@ -406,13 +407,14 @@ fn the_old_file_is_safe_to_its_end_before_the_new_one_has_a_name() {
 #[test]
 fn a_rotation_cuts_off_the_preallocated_space_of_the_old_file() {
     // Before the new file begins, at the position where the old one ends.
-    let calls: [&'static [Call]; 3] = [&[Call::Open], &[Call::Rename], &[Call::Remove]];
-    for calls in calls {
+    let calls: [(&'static [Call], usize); 3] =
+        [(&[Call::Open], 1), (&[Call::Rename], 0), (&[Call::Remove], 1)];
+    for (calls, passing) in calls {
         let t = Fixture::new();
         write_all_sorts(&t);
         let before = contents(&t.store, &SORTS, NOW);
         let before_rotation = files(t.directory.path())[FIRST].len();
-        t.disk.fail_here(calls, 0, How::Stop);
+        t.disk.fail_here(calls, passing, How::Stop);
         t.compact().unwrap_err();
         let left = files(t.directory.path());
         let old = &left[FIRST];
@@ -533,34 +535,101 @@ fn a_removal_that_may_not_last_ends_all_writing() {
 
 #[test]
 fn a_directory_in_the_place_of_ours_is_left_alone() {
-    // L5: compaction goes by name when it removes the old file.
-    let mut t = Fixture::new();
+    // C6: compaction goes by name. Whichever of its syncs takes so long that a person puts
+    // another directory there meanwhile, with files of the same names.
+    let t = Fixture::new();
     write_all_sorts(&t);
-    let before = contents(&t.store, &SORTS, NOW);
-    let (data, moved) = (t.directory.path(), TempDir::new());
-    let [moved, other] = ["moved", "other"].map(|name| moved.path().join(name));
-    fs::create_dir(&other).unwrap();
-    fs::write(other.join(FIRST), b"somebody else's").unwrap();
-    let hold = t.disk.hold_after(Call::Sync, 2);
-    thread::scope(|scope| {
-        let compacted = scope.spawn(|| t.compact().unwrap_err());
-        hold.wait_for(1);
-        fs::rename(data, &moved).unwrap();
-        fs::rename(&other, data).unwrap();
-        drop(hold);
-        let error = compacted.join().unwrap();
-        assert!(is_missing(&error), "{error:?}");
-    });
+    t.disk.forget();
+    t.compact().unwrap();
+    let syncs = t.disk.count(Call::Sync);
+    assert!(syncs >= 3);
+    for passing in 0..syncs {
+        let mut t = Fixture::new();
+        write_all_sorts(&t);
+        let before = contents(&t.store, &SORTS, NOW);
+        let (data, moved) = (t.directory.path(), TempDir::new());
+        let [moved, other] = ["moved", "other"].map(|name| moved.path().join(name));
+        fs::create_dir(&other).unwrap();
+        for name in [FIRST, SECOND] {
+            fs::write(other.join(name), b"somebody else's").unwrap();
+        }
+        let theirs = files(&other);
+        let hold = t.disk.hold_after(Call::Sync, passing);
+        thread::scope(|scope| {
+            let compacted = scope.spawn(|| t.compact().unwrap_err());
+            hold.wait_for(1);
+            fs::rename(data, &moved).unwrap();
+            fs::rename(&other, data).unwrap();
+            drop(hold);
+            let error = compacted.join().unwrap();
+            assert!(matches!(error, Error::Write(_)), "{error:?}");
+        });
+        assert_eq!(files(data), theirs, "after sync {passing}");
+        assert_eq!(contents(&t.store, &SORTS, NOW), before);
+        // Theirs goes, ours comes back, and compaction is finished.
+        fs::rename(data, &other).unwrap();
+        fs::rename(&moved, data).unwrap();
+        t.store.maintain(&|| NOW).unwrap();
+        t.compact().unwrap();
+        assert_eq!(t.names().len(), 1);
+        t.put("n", b"later");
+        t.restart_at(NOW);
+        assert_eq!(t.value("n"), Some(b"later".into()));
+    }
+}
+
+#[test]
+fn on_a_full_disk_compaction_goes_before_new_values() {
+    // C5
+    let mut t = Fixture::new();
+    (0..50).for_each(|_| t.put("k", &[b'v'; 100]));
+    let mut session = Session::at(NOW);
+    let mut set = |t: &Fixture| {
+        t.store.set(&mut session, b"new", 0, 0, b"v")?;
+        t.store.settle(&session)
+    };
+    t.disk.fail(&[Call::Write, Call::Reserve], 0, How::Always);
+    set(&t).unwrap_err();
+    // Most is garbage: from here on, room is needed for what is not.
+    t.store.maintain(&|| NOW).unwrap_err();
+    t.disk.heal();
+    let told = set(&t).unwrap_err().to_string();
+    assert!(told.contains("compaction has to make room first"), "{told}");
+    // What makes room is not held back.
+    assert_eq!(t.store.delete(&mut Session::at(NOW), b"k"), Ok(Answer::Deleted));
+    // There is room for the tail, and not for the copies: nothing is begun.
+    t.disk.fail(&[Call::Reserve], 0, How::Always);
+    t.store.maintain(&|| NOW).unwrap_err();
     assert_eq!(t.names(), [FIRST]);
-    assert_eq!(contents(&t.store, &SORTS, NOW), before);
-    // Theirs goes, ours comes back, and compaction is finished.
-    fs::rename(data, &other).unwrap();
-    fs::rename(&moved, data).unwrap();
+    t.disk.heal();
+    t.store.compact(&|| NOW).unwrap();
+    assert_eq!(t.names(), [SECOND]);
+    assert_eq!(set(&t), Ok(()));
+    t.restart_at(NOW);
+    assert_eq!((t.value("k"), t.value("new")), (None, Some(b"v".into())));
+}
+
+#[test]
+fn what_is_reserved_for_a_walk_is_given_to_it_on_a_full_disk() {
+    // C5: it is a file without a name, as long as the live records at least.
+    let mut t = Fixture::new();
+    let live = write_all_sorts(&t);
+    let before = contents(&t.store, &SORTS, NOW);
+    t.disk.forget();
+    // The copies do not fit any more.
+    t.disk.fail_here(&[Call::Write], 2, How::Always);
+    t.compact().unwrap_err();
+    let done = t.disk.done();
+    let reserved = done.iter().find(|done| done.call == Call::Reserve).unwrap();
+    assert!(reserved.offset >= live as u64);
+    assert_eq!(t.names(), [FIRST, SECOND]);
+    t.disk.heal();
+    let told = t.store.set(&mut Session::at(NOW), b"n", 0, 0, b"v");
+    assert_eq!(told, Ok(Answer::Stored), "there was room, and nobody has looked");
     t.store.maintain(&|| NOW).unwrap();
     assert_eq!(t.names(), [SECOND]);
-    t.put("n", b"later");
+    assert_eq!(contents(&t.store, &SORTS, NOW).len(), before.len());
     t.restart_at(NOW);
-    assert_eq!(t.value("n"), Some(b"later".into()));
 }
 
 #[test]
@@ -569,13 +638,14 @@ fn two_generations_at_the_start_are_made_one_and_never_three() {
     let mut t = Fixture::new();
     write_all_sorts(&t);
     let before = contents(&t.store, &SORTS, NOW);
-    t.disk.fail(&[Call::Remove], 0, How::Always);
+    t.disk.fail(&[Call::Remove], 1, How::Always);
     t.compact().unwrap_err();
     assert_eq!(t.names(), [FIRST, SECOND]);
     for _ in 0..3 {
         t.compact().unwrap_err();
         t.store.maintain(&|| NOW).unwrap_err();
-        assert_eq!(t.names(), [FIRST, SECOND]);
+        // What was reserved can't lose its name either.
+        assert_eq!(t.names(), ["0000000000.kv.tmp", FIRST, SECOND]);
     }
     t.restart_at(NOW);
     assert_eq!(t.names(), [FIRST, SECOND]);
@@ -645,7 +715,7 @@ fn damage_met_by_maintenance_is_reported_and_shown_from_then_on() {
 fn an_error_that_may_pass_does_not_stop_compaction() {
     // The first write is the new file's header, the second one is copies.
     for (call, after) in
-        [(&[Call::Write][..], 0), (&[Call::Write], 1), (&[Call::Remove], 0)]
+        [(&[Call::Write][..], 0), (&[Call::Write], 1), (&[Call::Remove], 1)]
     {
         let t = Fixture::new();
         write_all_sorts(&t);
@@ -681,7 +751,8 @@ fn compactions_of_several_threads_run_one_after_the_other() {
         let mut files = 1;
         for done in t.disk.done() {
             match done.call {
-                Call::Rename => files += 1,
+                // The space that is reserved is a file while it has a name.
+                Call::Rename | Call::Reserve => files += 1,
                 Call::Remove => files -= 1,
                 _ => {}
             }
@@ -1062,7 +1133,7 @@ fn a_removal_that_was_done_and_failed_is_one() {
     let mut t = Fixture::new();
     write_all_sorts(&t);
     let before = contents(&t.store, &SORTS, NOW);
-    t.disk.fail(&[Call::Remove], 0, How::Late);
+    t.disk.fail(&[Call::Remove], 1, How::Late);
     assert_eq!(t.compact(), Ok(()));
     assert_eq!(t.names(), [SECOND]);
     assert_eq!(contents(&t.store, &SORTS, NOW), before);

@@ -13,6 +13,7 @@ use common::{REPLY_TIMEOUT, SERVER, Server, TempDir};
 use memcached_lite::client::{Client, ClientError, Options};
 use memcached_lite::protocol::{Request, Topic};
 use memcached_lite::store::{Update, Verb};
+use std::collections::BTreeMap;
 use std::env;
 use std::fmt::Debug;
 use std::fs::{self, File};
@@ -98,17 +99,20 @@ fn skip(what: &str) {
     let _ = writeln!(io::stderr(), "SKIPPED: {what}");
 }
 
-/// A file system in memory, of one megabyte. It has no name in this namespace, and is
-/// gone when nothing has it open any more.
+/// A file system in memory. It has no name in this namespace, and is gone when nothing has
+/// it open any more.
 struct Small {
     root: File,
 }
 
 impl Small {
-    fn mount() -> Option<Small> {
-        let script = "mount -t tmpfs -o size=1m none /mnt && echo mounted && exec cat";
+    /// Of so many megabytes.
+    fn mount(megabytes: usize) -> Option<Small> {
+        let script = format!(
+            "mount -t tmpfs -o size={megabytes}m none /mnt && echo mounted && exec cat"
+        );
         let child = Command::new("unshare")
-            .args(["--map-root-user", "--mount", "sh", "-c", script])
+            .args(["--map-root-user", "--mount", "sh", "-c", &script])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -140,7 +144,7 @@ impl Small {
 fn a_full_disk_fails_writes_serves_reads_and_continues_when_there_is_space() {
     // L3, S4
     for mode in MODES {
-        let Some(small) = Small::mount() else { return };
+        let Some(small) = Small::mount(1) else { return };
         let ballast = small.path().join("ballast");
         fs::write(&ballast, vec![1; 500 << 10]).expect("space for the ballast");
         let data = small.path().join("data");
@@ -170,6 +174,157 @@ fn a_full_disk_fails_writes_serves_reads_and_continues_when_there_is_space() {
         until(|| figure("log_end") == figure("log_synced"));
         one.set("last", "x", 0, 0).expect("there is space");
         assert!(one.delete(key(0)).expect("there is space"));
+    }
+}
+
+#[test]
+fn a_disk_that_was_full_of_garbage_is_written_to_when_there_is_space_for_the_rest() {
+    // C5: clients that go on writing would take each byte that becomes free.
+    for mode in MODES {
+        let Some(small) = Small::mount(24) else { return };
+        let ballast = small.path().join("ballast");
+        fs::write(&ballast, vec![1; 6 << 20]).expect("space for the ballast");
+        let data = small.path().join("data");
+        let mut server = Server::start_on(&data, &["--sync", mode]);
+        // Some 600 KiB that stay, and as much garbage as there is space for.
+        let overwrite = |client: &mut Client| {
+            let mut why = String::new();
+            for number in 0..50_000 {
+                let set = client.set(key(number % 200), value(number), 0, 0);
+                if let Err(ClientError::Rejected(line)) = set {
+                    why = line;
+                    break;
+                }
+            }
+            why
+        };
+        let mut one = client(&server);
+        assert!(overwrite(&mut one).contains("No space left"));
+        let refused = || why(client(&server).set(key(0), value(0), 0, 0));
+        until(|| refused().contains("make room first"));
+        // The neighbour needs less and less, and the client wants all of it.
+        let file = File::options().write(true).open(&ballast).expect("the ballast");
+        for left in (0..6).rev() {
+            file.set_len(left << 20).expect("shorter");
+            let mut two = client(&server);
+            let _ = two.set(key(0), value(0), 0, 0);
+        }
+        until(|| client(&server).set(key(0), value(0), 0, 0).is_ok());
+        until(|| files(&data).len() == 2);
+        let length: u64 = files(&data).values().sum();
+        assert!(length < 2 << 20, "{length} bytes are left: the garbage is gone");
+
+        // A kill on the full disk, and no space for anything at the start.
+        let mut one = client(&server);
+        overwrite(&mut one);
+        server.kill();
+        let server = Server::start_on(&data, &["--sync", mode]);
+        until(|| client(&server).set(key(0), value(0), 0, 0).is_ok());
+    }
+}
+
+/// The files of a directory, and their lengths.
+fn files(path: &Path) -> BTreeMap<String, u64> {
+    let entries = fs::read_dir(path).expect("the directory").map(|entry| {
+        let entry = entry.expect("a file");
+        let name = entry.file_name().into_string().expect("a name of ours");
+        (name, entry.metadata().expect("it is there").len())
+    });
+    entries.collect()
+}
+
+/// An ext4, on a disk that is a file in memory. Where that memory is full, writing to a new
+/// block fails; it works again when there is space.
+struct Ext4 {
+    directory: TempDir,
+}
+
+impl Ext4 {
+    fn mount() -> Option<Ext4> {
+        let ext4 = Ext4 { directory: TempDir::new() };
+        let made = ext4.run(
+            "mkdir ram fs && mount -t tmpfs -o size=96m none ram && \
+             head -c 64m /dev/zero >ram/disk && mkfs.ext4 -q -b 4096 \
+             -E nodiscard,lazy_itable_init=0,lazy_journal_init=0 ram/disk && \
+             mount -o loop ram/disk fs && fstrim fs",
+        );
+        if !made {
+            let _ = writeln!(io::stderr(), "SKIPPED: ext4, which root can mount");
+            return None;
+        }
+        // The journal has all its blocks when it has been written to its end.
+        for number in 0..700 {
+            let name = ext4.path().join(format!("{number}"));
+            let file = File::create(&name).expect("a file");
+            file.sync_all().expect("synced");
+            fs::remove_file(&name).expect("removed");
+        }
+        Some(ext4)
+    }
+
+    fn run(&self, script: &str) -> bool {
+        let mut sh = Command::new("sh");
+        sh.args(["-c", script]).current_dir(self.directory.path());
+        sh.stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+    }
+
+    fn path(&self) -> PathBuf {
+        self.directory.path().join("fs")
+    }
+}
+
+impl Drop for Ext4 {
+    fn drop(&mut self) {
+        self.run("umount fs; umount ram");
+    }
+}
+
+#[test]
+fn after_a_sync_that_failed_on_ext4_a_restart_loses_nothing_that_it_acknowledges() {
+    // R3: what was written again in its place would be gone with the page cache. Only by
+    // `make test-disks`: it mounts a file system that others could see.
+    if env::var_os("DISKS_REQUIRED").is_none() {
+        return;
+    }
+    for mode in MODES {
+        let Some(ext4) = Ext4::mount() else { return };
+        let data = ext4.path().join("data");
+        // Each record has a block of its own: a write to an old and a new one fails in
+        // silence on such a disk, if the old one works.
+        let start = || Server::start_on(&data, &["--sync", mode, "--key-size", "9"]);
+        let block = |number| {
+            vec![b'0' + number as u8; 4096 - 48 - 40 * usize::from(number == 0)]
+        };
+        let set =
+            |client: &mut Client, number| client.set(key(number), block(number), 0, 0);
+        let mut server = start();
+        let mut one = client(&server);
+        (0..3).for_each(|number| set(&mut one, number).expect("all is well"));
+        assert!(!ext4.run("cat /dev/zero >ram/ballast"), "the memory is not full");
+        let failed = (3..40).find_map(|number| set(&mut one, number).err());
+        if mode == "always" {
+            assert!(failed.expect("no sync fails").to_string().contains("No space"));
+        } else {
+            until(|| set(&mut client(&server), 3).is_err());
+        }
+        assert!(ext4.run("rm ram/ballast"));
+        server.kill();
+        let mut server = start();
+        let mut one = client(&server);
+        (50..70).for_each(|number| set(&mut one, number).expect("after a restart"));
+        let mut figure = |name: &str| {
+            let stats = one.stats(Topic::General).expect("stats");
+            stats.into_iter().find(|(of, _)| of == name).map(|(_, number)| number)
+        };
+        until(|| figure("log_end") == figure("log_synced"));
+        server.kill();
+        assert!(ext4.run("umount fs && mount -o loop ram/disk fs"));
+        let server = start();
+        let mut one = client(&server);
+        for number in (0..3).chain(50..70) {
+            let item = one.get(key(number)).expect("an answer").expect("it is there");
+            assert_eq!(item.value, block(number));
+        }
     }
 }
 

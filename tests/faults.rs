@@ -6,16 +6,25 @@
 //! log said after some step, none before the last that was acknowledged. So nothing is
 //! missing that was promised, and nothing is there without what came before it.
 //!
-//! `make faults SEEDS=n` tries n workloads; here it is one. What real disks do, full ones
-//! and failing ones, is in `disks.rs`.
+//! Then two faults at once: in each state that something may have left, a start, the walk
+//! that it resumes, a repair and a compaction meet a failing call, and soon after it the
+//! process stops.
+//!
+//! `make faults SEEDS=n` tries n workloads and n second faults; here it is one. What real
+//! disks do, full ones and failing ones, is in `disks.rs`.
 
 mod common;
 
 use common::TempDir;
-use common::disk::{Call, Faulty, How, Seen, contents, files, short};
+use common::disk::{
+    Call, Faulty, How, Seen, contents, files, put_files, records, short,
+};
+use common::history::{self, FIRST, Files, NOW, one_generation, two_generations};
 use common::model::Model;
 use common::verbs::Verbs;
 use memcached_lite::driver::random::Random;
+use memcached_lite::store::disk::Disk;
+use memcached_lite::store::repair::repair;
 use memcached_lite::store::{
     Answer, Error, Options, Result, Session, Store, SyncMode, expiry,
 };
@@ -23,6 +32,7 @@ use std::env;
 use std::fmt::Debug;
 use std::fs::OpenOptions;
 use std::path::Path;
+use std::sync::Arc;
 
 const START: u64 = 1_000_000_000;
 const KEYS: [&[u8]; 5] = [b"a", b"b", b"c", b"d", b"n"];
@@ -50,7 +60,8 @@ enum Step {
     Pass(u64),
     Maintain,
     Compact,
-    Restart,
+    /// Another process, for which the clock is so many seconds late.
+    Restart(u64),
 }
 
 /// The workload that `seed` determines.
@@ -59,7 +70,7 @@ fn steps(seed: u64) -> Vec<Step> {
     (0..STEPS)
         .map(|number| match number {
             20 | 35 | 50 => Step::Compact,
-            40 => Step::Restart,
+            30 | 40 => Step::Restart(random.below(9) as u64),
             _ => step(&mut random),
         })
         .collect()
@@ -195,6 +206,10 @@ struct Run {
     is_missing: bool,
     /// Compaction could not read: it does not run until a restart.
     is_stopped: bool,
+    /// The latest time at which it was shown that something had expired.
+    shown: u64,
+    /// C5: compaction has failed, and may hold new values back until it succeeds.
+    is_held_back: bool,
 }
 
 impl Run {
@@ -218,8 +233,10 @@ impl Run {
             is_final: false,
             is_missing: false,
             is_stopped: false,
+            is_held_back: false,
+            shown: 0,
         };
-        run.restart();
+        run.restart(0);
         run
     }
 
@@ -248,7 +265,7 @@ impl Run {
         let last = self.history.len() - 1;
         let Some(store) = &self.store else { panic!("no process is running") };
         let told = match step {
-            Step::Restart => return self.restart(),
+            Step::Restart(late) => return self.restart(*late),
             Step::Pass(seconds) => {
                 self.session.now += seconds;
                 return;
@@ -262,9 +279,12 @@ impl Run {
             }),
             Step::Maintain => store.maintain(&|| self.session.now).map(|()| {
                 self.safe = last;
-                self.is_missing = false;
+                (self.is_missing, self.is_held_back) = (false, false);
             }),
-            Step::Compact => store.compact(&|| self.session.now),
+            Step::Compact => {
+                let compacted = store.compact(&|| self.session.now);
+                compacted.map(|()| self.is_held_back = false)
+            }
             command => ask(store, &mut self.session, command).map(|told| {
                 let mut model = self.history[last].clone();
                 let end = store.figures().log_end;
@@ -285,10 +305,12 @@ impl Run {
         // What fails does so for a reason. S4: nothing was changed by it.
         if let Err(error) = told {
             let compacts = matches!(step, Step::Compact | Step::Maintain);
+            let is_held = self.is_held_back && error.to_string().contains("make room");
             assert!(
-                self.may_fail(failures) || (compacts && self.is_stopped),
+                self.may_fail(failures) || (compacts && self.is_stopped) || is_held,
                 "{step:?}: {error}, and nothing has failed"
             );
+            self.is_held_back |= compacts;
             // L4; and a rename that may have been done is as bad.
             self.is_final |= matches!(error, Error::Sync(_)) || self.how == How::Late;
             self.is_missing |= matches!(
@@ -327,6 +349,14 @@ impl Run {
             let is_read = self.disk.failures() == failures;
             match seen {
                 Ok(seen) => {
+                    let settled = store.settle(&session).is_ok();
+                    let has_expired = model.items.get(*key).is_some_and(|(_, at)| {
+                        // Where that can't be written, nothing is promised.
+                        (1..=now).contains(at) && store.time() == now
+                    });
+                    if settled && has_expired {
+                        self.shown = now;
+                    }
                     let is_safe = seen.is_some() && self.named[number] <= self.floor();
                     assert_eq!(seen.as_ref(), expected.get(*key));
                     if is_safe && is_read {
@@ -356,11 +386,11 @@ impl Run {
 
     /// Ends the process, if there is one, and starts another. If that can't, because the
     /// disk fails, it can when the disk doesn't.
-    fn restart(&mut self) {
+    fn restart(&mut self, late: u64) {
         self.store = None;
         shorten(self.directory.path());
         let failures = self.disk.failures();
-        let now = self.session.now;
+        let now = self.session.now - late;
         let mut opened = self.disk.open(&self.options, now);
         if let Err(error) = &opened {
             assert!(self.may_fail(failures), "{error}, and nothing has failed");
@@ -372,13 +402,18 @@ impl Run {
             opened = self.disk.open(&self.options, now);
         }
         let (store, _) = opened.unwrap();
+        // S6: what was shown to have expired has.
+        let now = now.max(store.time());
+        assert!(now >= self.shown, "{now} is before {}", self.shown);
+        self.session.now = now;
         let found = self.find(self.directory.path(), self.floor());
         self.store = Some(store);
         self.session = Session::at(now);
         self.history = vec![found];
         self.named = [0; KEYS.len()];
         (self.acknowledged, self.safe) = (0, 0);
-        (self.is_final, self.is_missing, self.is_stopped) = (false, false, false);
+        (self.is_final, self.is_missing) = (false, false);
+        (self.is_stopped, self.is_held_back) = (false, false);
         self.check_reads();
     }
 
@@ -418,9 +453,10 @@ impl Run {
         }
         self.disk.heal();
         self.lasts = 0;
-        self.restart();
+        self.restart(0);
         let value = b"later".to_vec();
         self.go(&[
+            Step::Maintain,
             Step::Set(0, 0, value.clone()),
             Step::Append(0, value),
             Step::Commit,
@@ -505,4 +541,130 @@ fn a_rename_that_is_done_and_fails_takes_back_no_promise() {
 fn a_process_and_its_machine_can_stop_at_any_call() {
     // L2, R1, R3, C1, C2, C3
     assert!(fail_at_every_call(Call::ALL, How::Stop) > 80);
+}
+
+/// A directory as something has left it.
+struct Left {
+    name: &'static str,
+    files: Files,
+    /// What its records say; those that a repair can read.
+    model: Model,
+    is_damaged: bool,
+}
+
+/// The states that faults are tried in.
+fn states() -> Vec<Left> {
+    let (good, models) = one_generation();
+    let last = models.len() - 1;
+    let all = records(&good[FIRST]);
+    let mut states = Vec::new();
+    let mut add = |name, files: &Files, model: Model, is_damaged| {
+        states.push(Left { name, files: files.clone(), model, is_damaged });
+    };
+
+    let mut torn = good.clone();
+    torn.get_mut(FIRST).unwrap().truncate(all[last - 1].end - 3);
+    add("a torn end", &torn, models[last - 1].clone(), false);
+
+    // The name of what is written again: it loses that when all is safe.
+    let directory = TempDir::new();
+    put_files(directory.path(), &torn);
+    let disk = Faulty::new(directory.path());
+    disk.fail(&[Call::Remove], 0, How::Stop);
+    assert!(disk.open(&history::options(), NOW).is_err());
+    let half = files(directory.path());
+    assert!(half.keys().any(|name| name.contains(".rest-")));
+    add("an interrupted start", &half, models[last - 1].clone(), false);
+
+    let (two, models_of_two) = two_generations();
+    add("an interrupted walk", &two, models_of_two.last().unwrap().clone(), false);
+
+    let mut damaged = good.clone();
+    damaged.get_mut(FIRST).unwrap()[all[3].start] ^= 1;
+    let mut readable = Model::default();
+    let rest = all.iter().enumerate().filter(|(number, _)| *number != 3);
+    rest.for_each(|(_, record)| readable.apply(record));
+    add("damage", &damaged, readable, true);
+    states
+}
+
+impl Left {
+    /// Starts, and does what comes first in a life; all may fail. Returns whether a new
+    /// value was acknowledged.
+    fn live(&self, disk: &Faulty) -> bool {
+        let disks: Arc<dyn Disk> = disk.shared();
+        if self.is_damaged && repair(&disks, &history::options().settings).is_err() {
+            return false;
+        }
+        let Ok((store, _)) = disk.open(&history::options(), NOW) else { return false };
+        let _ = store.maintain(&|| NOW);
+        let mut session = Session::at(NOW);
+        let stored = store.set(&mut session, b"ab", 9, 0, b"new").is_ok()
+            && store.settle(&session).is_ok();
+        let _ = store.compact(&|| NOW);
+        stored
+    }
+
+    /// Checks what a start finds in a directory, after a repair if it needs one.
+    fn check(&self, path: &Path, is_stored: bool, what: &str) {
+        shorten(path);
+        let disk = Faulty::new(path);
+        repair(&disk.shared(), &history::options().settings).expect(what);
+        let (store, _) = disk.open(&history::options(), NOW).expect(what);
+        let mut found = contents(&store, &history::KEYS, NOW);
+        let mut expected = self.model.at(NOW);
+        let is_new = |seen: Option<&Seen>| seen.is_some_and(|it| it.value == b"new");
+        if is_stored {
+            assert!(is_new(found.get(&b"ab"[..])), "{what}");
+        }
+        if is_new(found.get(&b"ab"[..])) {
+            found.remove(&b"ab"[..]);
+            expected.remove(&b"ab"[..]);
+        }
+        assert_eq!(found, expected, "{what}");
+    }
+}
+
+#[test]
+fn two_faults_in_any_state_take_back_no_promise() {
+    // R1, R3, R4, R5, C3, C4, C5
+    const FIRSTS: [(&[Call], How); 4] = [
+        (Call::ALL, How::Once),
+        (Call::ALL, How::Always),
+        (&[Call::Write], How::Short),
+        (&[Call::Rename, Call::Remove], How::Late),
+    ];
+    let seeds = env::var("FAULT_SEEDS").map_or(1, |seeds| seeds.parse().unwrap());
+    let mut tried = 0;
+    for state in states() {
+        for (calls, how) in FIRSTS {
+            for seed in 0..seeds {
+                for after in 0.. {
+                    let mut random = Random::new(1000 * seed + after as u64);
+                    let directory = TempDir::new();
+                    put_files(directory.path(), &state.files);
+                    let disk = Faulty::new(directory.path());
+                    disk.fail(calls, after, how);
+                    let stop = after + random.below(30);
+                    disk.fail_too(Call::ALL, stop, How::Stop);
+                    let is_stored = state.live(&disk);
+                    let has_failed = disk.failures() > 0;
+                    let what = format!(
+                        "{}: {how:?} after {after}, stop at {stop}",
+                        state.name
+                    );
+                    let cut = random.bits() * (after as u64 % 2);
+                    let left = TempDir::new();
+                    disk.power_cut(left.path(), cut);
+                    state.check(left.path(), is_stored, &what);
+                    state.check(directory.path(), is_stored, &what);
+                    tried += 1;
+                    if !has_failed {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+    assert!(tried > 300, "{tried}");
 }

@@ -43,7 +43,7 @@ fn copy_of(files: &Files) -> TempDir {
 /// A store on such a directory. It is not locked: while another test starts a program,
 /// that has for a moment what is open here, and what is locked stays so.
 fn open(path: &Path) -> Result<(Store, Option<String>)> {
-    Store::on_disk(Arc::new(Directory::new(path)), &Options::default(), NOW)
+    Store::on_disk(Arc::new(Directory::at(path)?), &Options::default(), NOW)
 }
 
 /// An item with all that its record says of it.

@@ -9,11 +9,11 @@ mod common;
 
 use common::TempDir;
 use common::disk::{
-    Call, Faulty, Found, How, contents, files, put_files, records, written,
+    Call, Done, Faulty, Found, How, contents, files, put_files, records, written,
 };
 use common::history::{
     FIRST, Files, KEYS, Model, NOW, SECOND, Writer, check_contents, one_generation,
-    options, two_generations,
+    options, two_generations, written_files,
 };
 use common::verbs::Verbs;
 use memcached_lite::store::record::{
@@ -480,15 +480,84 @@ fn what_was_never_known_to_be_safe_is_written_again_and_synced_before_a_start() 
     check_contents(&disk, models.last().unwrap());
     let done = disk.done();
     let mut next = newest;
-    for written in done.iter().filter(|done| done.call == Call::Write) {
-        assert_eq!((&written.file[..], written.offset), (FIRST, next));
+    let changes = |done: &&Done| done.file == FIRST && done.call != Call::Read;
+    let of_first: Vec<_> = done.iter().filter(changes).collect();
+    // To new blocks: the old ones are given back before.
+    let cut = of_first.iter().position(|done| done.call == Call::Truncate).unwrap();
+    assert_eq!(of_first[cut].offset, newest);
+    for written in of_first[cut..].iter().filter(|done| done.call == Call::Write) {
+        assert_eq!(written.offset, next);
         next += written.len;
     }
     assert_eq!(next, end);
-    let written = done.iter().rposition(|done| done.call == Call::Write).unwrap();
-    let mut after = done[written..].iter();
-    assert!(after.any(|done| done.call == Call::Sync && done.file == FIRST));
+    assert_eq!(of_first.last().map(|done| done.call), Some(Call::Sync));
     assert_eq!(files(directory.path()), good);
+}
+
+#[test]
+fn bytes_cut_out_or_doubled_fail_a_start_though_nothing_says_they_were_safe() {
+    // R2: a crash tears the end of a log, and moves nothing.
+    let directory = TempDir::new();
+    let mut writer = Writer::new(&directory);
+    writer.set(b"a", 0, 0, b"safe");
+    writer.commit();
+    for key in [b"b", b"c", b"d"] {
+        writer.set(key, 0, 0, b"in one commit");
+    }
+    writer.commit();
+    let good = written_files(&directory);
+    let bytes = &good[FIRST];
+    let all = records(bytes);
+    let second = &all[1];
+    for (start, end) in [
+        (second.start, second.end),
+        (second.start, second.start + 1),
+        (second.start + 7, second.end - 3),
+        (second.end - 1, second.end + 9),
+    ] {
+        let part = &bytes[start..end];
+        let cut_out = [&bytes[..start], &bytes[end..]].concat();
+        let doubled = [&bytes[..end], part, &bytes[end..]].concat();
+        for damaged in [cut_out, doubled] {
+            let files = Files::from([(FIRST.to_owned(), damaged)]);
+            put_files(directory.path(), &files);
+            let opened = Faulty::new(directory.path()).open(&options(), NOW);
+            let error = opened.err().expect("it is damaged").to_string();
+            assert!(error.contains(FIRST) && error.contains("--repair"), "{error}");
+        }
+    }
+    // A value may be a file of ours, torn: what stands in it was never a record here.
+    let mut inner = bytes.clone();
+    inner.extend_from_slice(&[b'x'; 100]);
+    put_files(directory.path(), &good);
+    let (store, _) = Faulty::new(directory.path()).open(&options(), NOW).unwrap();
+    let mut session = Session::at(NOW);
+    store.set(&mut session, b"file", 0, 0, &inner).unwrap();
+    store.settle(&session).unwrap();
+    drop(store);
+    let mut torn = written_files(&directory);
+    torn.get_mut(FIRST).unwrap().pop();
+    put_files(directory.path(), &torn);
+    let (_, said) = Faulty::new(directory.path()).open(&options(), NOW).unwrap();
+    assert!(said.unwrap().contains("torn end"));
+}
+
+#[test]
+fn a_full_disk_can_be_started_on() {
+    // R1, R3: there is room neither for a torn end nor for a copy of the rest.
+    let directory = TempDir::new();
+    let (mut files, models) = one_generation();
+    let last = records(&files[FIRST]).pop().unwrap();
+    files.get_mut(FIRST).unwrap().truncate(last.end - 3);
+    put_files(directory.path(), &files);
+    let disk = Faulty::new(directory.path());
+    for _ in 0..2 {
+        // After that of the log, no file can be made.
+        disk.fail(&[Call::Open], 1, How::Always);
+        let said = check_contents(&disk, &models[models.len() - 2]);
+        assert!(said.is_none_or(|said| said.contains("the disk is full")));
+    }
+    assert_eq!(crate::files(directory.path()).len(), 1);
 }
 
 #[test]

@@ -532,6 +532,10 @@ impl Disk for Hooked {
         (self.before)(Call::Sync);
         self.disk.sync(file)
     }
+    fn reserve(&self, file: &File, len: u64) -> io::Result<()> {
+        (self.before)(Call::Reserve);
+        self.disk.reserve(file, len)
+    }
     fn set_len(&self, file: &File, len: u64) -> io::Result<()> {
         (self.before)(Call::Truncate);
         self.disk.set_len(file, len)

@@ -347,6 +347,59 @@ fn maintenance_removes_expired_items_one_shard_after_the_other() {
 }
 
 #[test]
+fn what_has_expired_for_one_client_has_expired_though_the_clock_goes_back() {
+    // S6
+    for is_removed_by_maintenance in [false, true] {
+        for is_compacted in [false, true] {
+            let mut t = Fixture::short();
+            let mut session = Session::at(NOW);
+            t.store.set(&mut session, b"k", 0, 10, b"v").unwrap();
+            t.store.set(&mut session, b"later", 0, 1000, b"v").unwrap();
+            t.store.settle(&session).unwrap();
+            if is_removed_by_maintenance {
+                // At most so many shards are there.
+                (0..64).for_each(|_| t.store.maintain(&|| NOW + 20).unwrap());
+                assert_eq!(t.store.figures().items, 1);
+            }
+            assert_eq!(t.value(b"k", NOW + 20), None);
+            // The answer leaves when that is safe which says how late it was.
+            let end = t.store.figures().log_end;
+            assert_eq!(t.depends_on(b"k", NOW + 20), end);
+            assert!(t.store.commit(end, NOW + 20).is_ok());
+            if is_compacted {
+                t.store.compact(&|| NOW + 20).unwrap();
+            }
+            t.restart_at(NOW + 5);
+            let now = t.store.time();
+            assert_eq!(now, NOW + 20);
+            assert_eq!(t.value(b"k", now), None);
+            assert_eq!(t.value(b"later", now), text("v"));
+        }
+    }
+}
+
+#[test]
+fn the_time_is_written_once_a_second() {
+    // S6
+    let t = Fixture::short();
+    let mut session = Session::at(NOW);
+    for key in [b"a", b"b", b"c"] {
+        t.store.set(&mut session, key, 0, 10, b"v").unwrap();
+    }
+    let end = |now| {
+        for key in [b"a", b"b", b"c"] {
+            t.value(key, now);
+        }
+        t.store.figures().log_end
+    };
+    let before = end(NOW + 9);
+    let after = end(NOW + 10);
+    assert_eq!(after, before + (35 + 16 + 2));
+    assert_eq!(end(NOW + 10), after);
+    assert!(end(NOW + 11) > after);
+}
+
+#[test]
 fn a_reset_begins_to_count_anew() {
     let t = Fixture::short();
     t.put(b"k", b"1");
@@ -1541,7 +1594,7 @@ fn the_real_disk_keeps_what_was_committed() {
     // All else here runs on a disk that leaves out the syncs.
     let directory = TempDir::new();
     let open = |path: &Path| {
-        Store::on_disk(Arc::new(Directory::new(path)), &short(16), NOW).unwrap()
+        Store::on_disk(Arc::new(Directory::at(path).unwrap()), &short(16), NOW).unwrap()
     };
     for round in 0..3u8 {
         let (store, torn) = open(directory.path());

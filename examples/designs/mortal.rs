@@ -48,6 +48,11 @@ impl Disk for Mortal {
         if self.syncs { self.directory.sync(file) } else { Ok(()) }
     }
 
+    fn reserve(&self, file: &File, len: u64) -> io::Result<()> {
+        self.files.spend(1)?;
+        self.directory.reserve(file, len)
+    }
+
     fn set_len(&self, file: &File, len: u64) -> io::Result<()> {
         self.files.spend(1)?;
         self.directory.set_len(file, len)

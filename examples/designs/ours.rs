@@ -32,7 +32,7 @@ fn open(files: &Files, sync: SyncMode) -> io::Result<Box<dyn Design>> {
     let settings =
         Settings { key_size: Some(60), int_size: Some(4), ..Settings::default() };
     let options = Options { settings, sync, ..Options::default() };
-    let directory = Directory::new(&files.path(""));
+    let directory = Directory::at(&files.path(""))?;
     // In every-second, only opening the store would sync here.
     let syncs = sync == SyncMode::Always;
     let disk = Mortal { directory, files: files.clone(), syncs };

@@ -109,9 +109,9 @@ impl<'a> Stage<'a> {
         let port = self.address.rsplit(':').next().filter(|port| !port.is_empty());
         command.args(["--port", port.unwrap_or("0"), "--idle-exit", "3"]);
         command.arg("--data").arg(self.directory.join("data"));
-        let directory = Directory::new(&self.directory);
-        let logins = directory.open("logins", true);
-        let logins = logins.and_then(|file| directory.write(&file, LOGINS, 0));
+        let logins = Directory::at(&self.directory).and_then(|directory| {
+            directory.write(&directory.open("logins", true)?, LOGINS, 0)
+        });
         logins.map_err(|error| format!("no file of logins: {error}"))?;
         let path = self.directory.join("logins").display().to_string();
         command.args(options.iter().map(|it| it.replace("{logins}", &path)));

@@ -5,6 +5,7 @@
 //! when one of its own connections closes; and when the queue is full as well, it is
 //! rejected.
 
+use crate::os::unix_time;
 use crate::protocol::dialect::Dialect;
 use crate::protocol::reply::TOO_MANY_CONNECTIONS;
 use crate::server::login::Credentials;
@@ -39,6 +40,8 @@ pub struct Shared {
     pub(crate) syncer: Syncer,
     pub(crate) accepts: Mutex<Accepts>,
     pub(crate) started: Instant,
+    /// The time since 1970 at which it started.
+    started_at: Duration,
 }
 
 /// Who is served, and who waits.
@@ -92,6 +95,7 @@ impl Shared {
             sockets.push(woken);
         }
         let shared = Shared {
+            started_at: unix_time().max(Duration::from_secs(store.time())),
             store,
             credentials,
             counters: (0..options.threads).map(|_| Counters::default()).collect(),
@@ -108,6 +112,12 @@ impl Shared {
             options,
         };
         Ok((shared, sockets))
+    }
+
+    /// The time, in Unix seconds. It never goes back (S6), whatever the system's clock does:
+    /// that was read once, and time has passed since.
+    pub fn now(&self) -> u64 {
+        (self.started_at + self.started.elapsed()).as_secs()
     }
 
     /// How long nobody has been connected; `None` if somebody is.

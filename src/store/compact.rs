@@ -18,24 +18,30 @@
 //! - C4: at most two generations. Where a start finds two, the walk is resumed; what has
 //!   been moved already is no longer pointed at in n, and is passed over. One compaction
 //!   runs at a time.
+//! - C5: on a full disk, compaction goes before new values, which would take each byte that
+//!   becomes free. It needs room for the live records, and reserves that before n+1 begins:
+//!   else two files would fill the disk, and neither could go.
+//! - C6: before a name is changed, the directory is seen to be ours, also after a sync, which
+//!   can take long: in another that was put in its place, files of these names are another's.
 //!
 //! Tombstones are not copied: what they deleted stood in n or before, and n goes. A
-//! pending flush has yet to come, so it is written to n+1 again.
+//! pending flush has yet to come, so it is written to n+1 again, and so is the time up to
+//! which expiry was seen (S6).
 //!
 //! Whether it is due is checked ten times a second. At rest a directory is at most twice the
 //! length of its live records and 64 MiB long, without the preallocated space. While
 //! compaction runs, the copies come on top, and what is written meanwhile: `make
 //! bench-growth` shows how much that is.
 
-use crate::lock;
 use crate::store::error::{Error, Result};
 use crate::store::items::{Items, Session};
 use crate::store::log::Generation;
 use crate::store::record::{Kind, Record};
 use crate::store::walk::{Records, Step};
+use crate::{drop_elsewhere, lock};
+use std::fs::File;
 use std::ops::Range;
 use std::sync::{Mutex, OnceLock};
-use std::thread;
 
 /// Compaction begins when the log is longer than twice its live records and this
 /// together, in bytes; without it, it would run all the time where little is live. Redis
@@ -53,8 +59,8 @@ type Copies = Vec<(Box<[u8]>, u64, Range<u64>)>;
 /// What compaction decides by, and remembers. A clock gives Unix seconds.
 #[derive(Default)]
 pub(crate) struct Compaction {
-    /// C4. Held while one runs.
-    running: Mutex<()>,
+    /// C4. Held while one runs. C5: what is reserved for it, also after an error.
+    running: Mutex<Option<File>>,
     /// What compaction could not read. It does not run again: it would fail at the same
     /// place.
     pub(crate) stopped: OnceLock<Error>,
@@ -69,27 +75,51 @@ impl Compaction {
     ) -> Result<()> {
         let generations = items.log.generations();
         let (_, live) = items.index.totals(&items.log.format);
-        let limit = generations[0].base + 2 * live + SLACK;
+        let slack = if items.log.is_full() { 0 } else { SLACK };
+        let limit = generations[0].base + 2 * live + slack;
         if generations.len() > 1 || items.log.end() > limit {
             return self.run(items, clock);
         }
+        items.log.hold_back(false);
         Ok(())
     }
 
     /// Moves all live records to a new generation and removes the old one; or finishes
     /// a compaction that was interrupted.
     pub(crate) fn run(&self, items: &Items, clock: &dyn Fn() -> u64) -> Result<()> {
-        let _running = lock(&self.running);
+        let mut reserve = lock(&self.running);
         self.stopped.get().cloned().map_or(Ok(()), Err)?;
         let mut session = Session::at(clock());
+        // C5
+        let is_full = items.log.is_full();
+        items.log.hold_back(is_full);
         // C4
-        if items.log.generations().len() == 1 {
+        let is_new = items.log.generations().len() == 1;
+        if is_new {
+            *reserve = None;
             // Most of what there is to sync is synced before the rotation's locks are held.
             items.log.sync(session.now)?;
+        }
+        let (_, live) = items.index.totals(&items.log.format);
+        // Some small records, and what may stand in the tail when the disk is found full.
+        let more = if is_full { 64 << 10 } else { 2 << 20 };
+        match items.log.reserve(live + more) {
+            Ok(file) => *reserve = Some(file),
+            Err(error) if is_new => return Err(error),
+            // What space there is, the copies need.
+            Err(_) => items.log.hold_back(true),
+        }
+        if is_new {
             items.log.rotate()?;
         }
-        // A pending flush stands in the old file.
+        if is_full {
+            *reserve = None;
+        }
+        // A pending flush stands in the old file, and so does the time.
         items.flush(&mut session, |due| (due != 0).then_some(due))?;
+        if items.time() != 0 {
+            items.append_time(&mut session, items.time())?;
+        }
         let generations = items.log.generations();
         let (old, end) = (&generations[0], generations[1].base);
         walk(items, old, end, &mut session, clock).inspect_err(|error| {
@@ -101,9 +131,11 @@ impl Compaction {
         let complete = Record { kind: Kind::Complete, ..Record::default() };
         items.append(&mut session, complete)?;
         items.log.retire(old, clock())?;
+        *reserve = None;
+        items.log.hold_back(false);
         // The last descriptor of a removed file frees its blocks, which takes the system
         // as long as all the rest; clients need not wait for it.
-        let _ = thread::Builder::new().spawn(move || drop(generations));
+        drop_elsewhere(generations);
         Ok(())
     }
 }

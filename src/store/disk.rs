@@ -12,9 +12,11 @@
 //! process, not the machine; `sync` makes a file's bytes and length survive both; a new
 //! or changed *name* survives only after `sync_dir`.
 
+use crate::os::allocate;
 use crate::store::error::{Error, Result};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -33,6 +35,9 @@ pub trait Disk: Send + Sync {
     fn write(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()>;
     /// Returns when all that was written to the file is safe from a power cut.
     fn sync(&self, file: &File) -> io::Result<()>;
+    /// Extends a file to `len` bytes of zeros that have their place on the disk: until it is
+    /// removed, nobody else's files get it. Where the system can't do that, nothing happens.
+    fn reserve(&self, file: &File, len: u64) -> io::Result<()>;
     /// Truncates the file to `len` bytes, or extends it with zeros.
     fn set_len(&self, file: &File, len: u64) -> io::Result<()>;
     /// Renames a file, replacing one that has the new name.
@@ -46,6 +51,8 @@ pub trait Disk: Send + Sync {
 /// A directory of the real file system.
 pub struct Directory {
     path: PathBuf,
+    /// Open all the time: to sync it must not need a descriptor that there may not be.
+    handle: File,
     /// No file is made here, or opened for writing.
     is_read_only: bool,
 }
@@ -63,14 +70,15 @@ pub struct OwnerLock(
 const LOCK_NAME: &str = "lock";
 
 impl Directory {
-    /// Names a directory; nothing is touched yet.
-    pub fn new(path: &Path) -> Directory {
-        Directory { path: path.to_owned(), is_read_only: false }
+    /// Opens a directory that there is.
+    pub fn at(path: &Path) -> io::Result<Directory> {
+        let handle = File::open(path)?;
+        Ok(Directory { path: path.to_owned(), handle, is_read_only: false })
     }
 
     /// The same for one that can't be written to, or must not be changed.
-    pub fn read_only(path: &Path) -> Directory {
-        Directory { path: path.to_owned(), is_read_only: true }
+    pub fn read_only(path: &Path) -> io::Result<Directory> {
+        Ok(Directory { is_read_only: true, ..Directory::at(path)? })
     }
 
     /// Opens one of its files, private to its owner if it is made here. A link could
@@ -86,14 +94,13 @@ impl Directory {
         options.read(true).write(!self.is_read_only).mode(0o600).open(path)
     }
 
-    /// Makes the directory, readable by its owner alone, if it is missing; and makes
-    /// sure that its name, and that of each directory made above it, is safe.
-    pub fn create(&self) -> io::Result<()> {
+    /// Opens a directory, and makes it, readable by its owner alone, if it is missing; and
+    /// makes sure that its name, and that of each directory made above it, is safe.
+    pub fn create(path: &Path) -> io::Result<Directory> {
         let is_missing = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
-        let missing: Vec<_> =
-            self.path.ancestors().skip(1).take_while(is_missing).collect();
-        fs::DirBuilder::new().mode(0o700).recursive(true).create(&self.path)?;
-        for made in [&*self.path].into_iter().chain(missing) {
+        let missing: Vec<_> = path.ancestors().skip(1).take_while(is_missing).collect();
+        fs::DirBuilder::new().mode(0o700).recursive(true).create(path)?;
+        for made in [path].into_iter().chain(missing) {
             let parent = made.parent().filter(|parent| *parent != Path::new(""));
             match File::open(parent.unwrap_or(Path::new("."))) {
                 // Whoever made a directory here for us has to keep its name safe.
@@ -101,7 +108,7 @@ impl Directory {
                 opened => opened?.sync_all()?,
             }
         }
-        Ok(())
+        Directory::at(path)
     }
 
     /// Takes the directory for this process and writes its pid to the lock file, unless
@@ -115,14 +122,13 @@ impl Directory {
             matches!(&opened, Err(error) if error.kind() == io::ErrorKind::NotFound);
         let mut file =
             if self.is_read_only && is_missing { None } else { Some(opened?) };
-        let directory = File::open(&self.path)?;
         // Not every file system can lock a directory: then the file's lock decides.
         let is_taken = |file: &File| match file.try_lock() {
             Err(TryLockError::WouldBlock) => Ok(true),
             Err(TryLockError::Error(error)) => Err(error),
             Ok(()) => Ok(false),
         };
-        let taken = is_taken(&directory).unwrap_or(false)
+        let taken = is_taken(&self.handle).unwrap_or(false)
             || file.as_ref().map_or(Ok(false), is_taken)?;
         if taken {
             let mut pid = String::new();
@@ -138,7 +144,7 @@ impl Directory {
             let pid = format!("{}\n", std::process::id());
             let _ = file.set_len(0).and_then(|()| file.write_all(pid.as_bytes()));
         }
-        Ok(OwnerLock([file, Some(directory)]))
+        Ok(OwnerLock([file, Some(self.handle.try_clone()?)]))
     }
 }
 
@@ -178,6 +184,10 @@ impl Disk for Directory {
         file.sync_data()
     }
 
+    fn reserve(&self, file: &File, len: u64) -> io::Result<()> {
+        allocate(file.as_fd(), len)
+    }
+
     fn set_len(&self, file: &File, len: u64) -> io::Result<()> {
         file.set_len(len)
     }
@@ -191,8 +201,14 @@ impl Disk for Directory {
     }
 
     fn sync_dir(&self) -> io::Result<()> {
-        File::open(&self.path)?.sync_all()
+        self.handle.sync_all()
     }
+}
+
+/// Whether the disk, or what we may have of it, is full.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(error.kind(), FileTooLarge | QuotaExceeded | StorageFull)
 }
 
 /// A name that no file has yet: this one, or this one with a number after it.

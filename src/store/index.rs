@@ -91,9 +91,11 @@ impl PartialEq for Key {
 
 impl Eq for Key {}
 
+pub(crate) type Entries = HashMap<Key, Entry, RandomState>;
+
 /// The keys of one shard.
 pub(crate) struct Shard {
-    pub(crate) entries: HashMap<Key, Entry, RandomState>,
+    pub(crate) entries: Entries,
     /// Size of the values that the entries point at, in bytes.
     value_bytes: u64,
     /// S3: the end of the newest record that removed a key from this shard: a deletion, a
@@ -119,10 +121,14 @@ impl Shard {
         self.removed = self.removed.max(end);
     }
 
-    pub(crate) fn clear(&mut self, end: u64) {
-        self.entries.clear();
+    /// Removes all keys, and returns them: to free millions takes longer than anybody may
+    /// wait for the lock.
+    #[must_use]
+    pub(crate) fn clear(&mut self, end: u64) -> Entries {
         self.value_bytes = 0;
         self.removed = self.removed.max(end);
+        let empty = HashMap::with_hasher(self.entries.hasher().clone());
+        std::mem::replace(&mut self.entries, empty)
     }
 }
 
@@ -142,6 +148,8 @@ pub(crate) struct Index {
     pub(crate) flush_due: AtomicU64,
     /// The end of its record.
     pub(crate) flush_end: AtomicU64,
+    /// S6: the latest Unix second at which an expiry was seen.
+    pub(crate) time: AtomicU64,
     /// The shard whose expired entries are removed next.
     next_swept: AtomicUsize,
 }
@@ -167,15 +175,15 @@ impl Index {
         self.shards.iter().map(lock).collect()
     }
 
-    /// Removes the expired entries of one shard, the next one at each call; `end` tells
-    /// where an entry's record ends.
-    pub(crate) fn remove_expired(&self, now: u64, end: impl Fn(Entry) -> u64) {
+    /// Removes the expired entries of one shard, the next one at each call; `end` says what
+    /// a reply depends on that shows such a removal.
+    pub(crate) fn remove_expired(&self, now: u64, mut end: impl FnMut() -> u64) {
         let next = self.next_swept.fetch_add(1, Relaxed) % SHARDS;
         let mut shard = lock(&self.shards[next]);
         let Shard { entries, value_bytes, removed } = &mut *shard;
         for (_, entry) in entries.extract_if(|_, entry| entry.is_expired(now)) {
             *value_bytes -= u64::from(entry.size);
-            *removed = (*removed).max(end(entry));
+            *removed = (*removed).max(end());
         }
     }
 
@@ -192,8 +200,11 @@ impl Index {
                 let mut shards = self.all();
                 self.flush_due.store(exptime, Release);
                 if exptime == 0 {
-                    shards.iter_mut().for_each(|shard| shard.clear(0));
+                    shards.iter_mut().for_each(|shard| drop(shard.clear(0)));
                 }
+            }
+            Kind::Time => {
+                self.time.fetch_max(exptime, Relaxed);
             }
             Kind::Complete => {}
         }
@@ -234,6 +245,16 @@ mod tests {
             assert_eq!(borrowed, &bytes[..]);
             assert_eq!(matches!(key, Key::Long(_)), len > SHORT);
         }
+    }
+
+    #[test]
+    fn a_cleared_shard_keeps_no_memory() {
+        let index = Index::new();
+        let mut shard = index.shard(b"k");
+        shard.insert(b"k", Entry::new(40, 1, 0));
+        let cleared = shard.clear(100);
+        assert_eq!((cleared.len(), shard.entries.capacity()), (1, 0));
+        assert_eq!((shard.value_bytes, shard.removed), (0, 100));
     }
 
     #[test]

@@ -21,7 +21,11 @@
 //!   leads it. (A *commit* that fails leaves what was appended where it is. It may
 //!   become safe later, and nobody was told.)
 //! - S5: a flush that is due is written before anything else is looked at.
+//! - S6: an answer that shows an expiry depends on a record that says how late it was: an
+//!   item that has expired for one client has expired for all, even if the clock goes back
+//!   and the process is killed. The clock of the next one begins there: [`Items::time`].
 
+use crate::drop_elsewhere;
 use crate::store::error::{Error, Result};
 use crate::store::index::{Entry, Index, Shard};
 use crate::store::log::Log;
@@ -154,7 +158,7 @@ impl Items {
         self.flush_if_due(session)?;
         let draft = Draft::new(&self.log.format, record, NOTHING);
         let mut shard = self.index.shard(record.key);
-        let place = self.log.append(&draft)?;
+        let place = self.log.append_value(&draft)?;
         let entry = Entry::new(place.start, record.value.len(), record.exptime);
         self.point_at(&mut shard, session, record.key, entry);
         Ok(())
@@ -189,7 +193,7 @@ impl Items {
             Change::Touch(exptime) => (Record { exptime, ..found.old()? }, NOTHING),
         };
         let draft = Draft::new(&self.log.format, record, rest);
-        let place = self.log.append(&draft)?;
+        let place = self.log.append_value(&draft)?;
         let entry = Entry::new(place.start, draft.value_len(), record.exptime);
         self.point_at(&mut shard, session, key, entry);
         Ok(answer)
@@ -208,11 +212,34 @@ impl Items {
         session.depend(end);
         // An item that has expired already was written all the same: it ends what was there.
         if entry.is_expired(session.now) {
-            shard.remove(key, end);
+            shard.remove(key, self.expiry_end(session));
         } else {
             shard.insert(key, entry);
         }
         self.counts.total_items.fetch_add(1, Relaxed);
+    }
+
+    /// S6: what a reply depends on that shows an expiry: the item's record, and one that says
+    /// how late it is. Both have been appended, and where they end does not matter much.
+    fn expiry_end(&self, session: &mut Session) -> u64 {
+        if self.time() < session.now {
+            // If that can't be written, the item has expired all the same.
+            let _ = self.append_time(session, session.now);
+        }
+        self.log.end()
+    }
+
+    /// The latest time that the log knows of, in Unix seconds.
+    pub(crate) fn time(&self) -> u64 {
+        self.index.time.load(Acquire)
+    }
+
+    /// Appends a record that says that it is `time`.
+    pub(crate) fn append_time(&self, session: &mut Session, time: u64) -> Result<()> {
+        let record = Record { kind: Kind::Time, exptime: time, ..Record::default() };
+        self.append(session, record)?;
+        self.index.time.fetch_max(time, Release);
+        Ok(())
     }
 
     /// Appends a record, on which the answer depends from now on (S1).
@@ -254,7 +281,10 @@ impl Items {
         self.index.flush_end.store(place.end, Release);
         self.index.flush_due.store(due, Release);
         if due == 0 {
-            shards.iter_mut().for_each(|shard| shard.clear(place.end));
+            let cleared = shards.iter_mut().map(|shard| shard.clear(place.end));
+            let cleared: Vec<_> = cleared.collect();
+            drop(shards);
+            drop_elsewhere(cleared);
         }
         Ok(())
     }
@@ -273,7 +303,7 @@ impl Items {
             return Ok(None);
         };
         if entry.is_expired(session.now) {
-            shard.remove(record.key, self.end_of(entry));
+            shard.remove(record.key, self.expiry_end(session));
             return Ok(None);
         }
         // C1
@@ -289,10 +319,11 @@ impl Items {
         }
     }
 
-    /// Removes some of the expired items. The log learns nothing of it: at replay they
-    /// are expired as well.
-    pub(crate) fn remove_expired(&self, now: u64) {
-        self.index.remove_expired(now, |entry| self.end_of(entry));
+    /// Removes some of the expired items. The log learns only how late it is: at replay
+    /// they are expired as well.
+    pub(crate) fn remove_expired(&self, session: &mut Session) {
+        let now = session.now;
+        self.index.remove_expired(now, || self.expiry_end(session));
     }
 
     /// Where `key`'s record stands, if it has one that has not expired. Every answer
@@ -305,7 +336,8 @@ impl Items {
         };
         session.depend(self.end_of(entry));
         if entry.is_expired(session.now) {
-            // Its expiry is the removal, and stands in its own record.
+            let end = self.expiry_end(session);
+            session.depend(end);
             self.counts.expired_lookups.fetch_add(1, Relaxed);
             return None;
         }

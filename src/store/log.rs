@@ -33,7 +33,7 @@
 //! rotation stalls writers and all who need their shards.
 
 use crate::lock;
-use crate::store::disk::Disk;
+use crate::store::disk::{Disk, is_full};
 use crate::store::error::{Error, Result};
 use crate::store::record::{Draft, Format, HEADER_LEN, Header};
 use std::fs::File;
@@ -53,6 +53,10 @@ const SYNC_STALL: u64 = 2;
 /// In `always`, the file is extended to this many bytes beyond what is written, with
 /// zeros: a sync that has no new length to write is a third cheaper.
 const PREALLOCATED: u64 = 256 << 10;
+
+/// The name that a reserve has while it is made: that of a temporary file, which a start
+/// removes.
+const RESERVE: &str = "0000000000.kv.tmp";
 
 /// What a reply waits for, `--sync`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -108,6 +112,8 @@ struct Tail {
     /// The last attempt to write `bytes` out failed: an append tries again first, so that
     /// the tail does not grow.
     has_failed: bool,
+    /// It failed for want of space.
+    is_full: bool,
     /// L5: why appends fail: a file was not where it should be at the last check.
     missing: Option<Error>,
     /// Length of the file, in bytes.
@@ -137,6 +143,8 @@ pub(crate) struct Log {
     /// Set once, by the first sync that fails, or by a rename of which nobody knows whether
     /// it was done.
     sync_failed: AtomicBool,
+    /// C5: new values have to wait until compaction has made room.
+    is_held_back: AtomicBool,
 }
 
 impl Log {
@@ -155,6 +163,7 @@ impl Log {
             generation,
             bytes: Vec::new(),
             has_failed: false,
+            is_full: false,
             missing: None,
         };
         Log {
@@ -168,6 +177,7 @@ impl Log {
             synced: AtomicU64::new(end),
             synced_at: AtomicU64::new(now),
             sync_failed: AtomicBool::new(false),
+            is_held_back: AtomicBool::new(false),
         }
     }
 
@@ -188,6 +198,25 @@ impl Log {
 
     fn end_of(&self, tail: &Tail) -> u64 {
         self.written.load(Acquire) + tail.bytes.len() as u64
+    }
+
+    /// Whether the disk has been found full, and compaction has not made room since.
+    pub(crate) fn is_full(&self) -> bool {
+        self.is_held_back.load(Acquire) || lock(&self.tail).is_full
+    }
+
+    /// C5: holds new values back, or no longer.
+    pub(crate) fn hold_back(&self, is_held_back: bool) {
+        self.is_held_back.store(is_held_back, Release);
+    }
+
+    /// Appends a new value, as [`Log::append`] does, unless those are held back.
+    pub(crate) fn append_value(&self, draft: &Draft) -> Result<Range<u64>> {
+        if self.is_held_back.load(Acquire) {
+            let why = "the disk is full, and compaction has to make room first";
+            return Err(Error::Write(why.into()));
+        }
+        self.append(draft)
     }
 
     /// Appends a record and returns where it stands. Nothing is promised about it before
@@ -273,14 +302,18 @@ impl Log {
     /// check has been written to the files, wherever they are.
     pub(crate) fn check_files(&self) -> Result<()> {
         let missing = self.generations().iter().find_map(|generation| {
+            let error = self.still_names(generation).err()?;
             let name = generation.name();
-            let error = self.disk.still_names(&name, &generation.file).err()?;
             Some(Error::Write(format!(
                 "{name} is not where it was, nothing is written until it is back: {error}"
             )))
         });
         lock(&self.tail).missing = missing.clone();
         missing.map_or(Ok(()), Err)
+    }
+
+    fn still_names(&self, generation: &Generation) -> io::Result<()> {
+        self.disk.still_names(&generation.name(), &generation.file)
     }
 
     /// L4: the kernel reports a lost write once and may then call the page clean: a second
@@ -316,6 +349,7 @@ impl Log {
         }
         let result = self.disk.write(file, &tail.bytes, offset);
         tail.has_failed = result.is_err();
+        tail.is_full = result.as_ref().is_err_and(is_full);
         // Cut off what the failed write left: a start would copy it aside as a torn end,
         // and a full disk has no space for that.
         if tail.has_failed && self.disk.set_len(file, offset).is_ok() {
@@ -372,6 +406,21 @@ impl Log {
         generations.iter().rev().find(|g| g.base <= position).cloned()
     }
 
+    /// C5: reserves so many bytes of the disk, until the file is dropped or the process
+    /// ends: it has no name.
+    pub(crate) fn reserve(&self, len: u64) -> Result<File> {
+        self.check_files()?;
+        let file = self.disk.open(RESERVE, true).map_err(write_error)?;
+        let reserved = self.disk.reserve(&file, len);
+        self.disk.remove(RESERVE).map_err(write_error)?;
+        match reserved {
+            Ok(()) => Ok(file),
+            Err(error) => Err(Error::Write(format!(
+                "compaction needs {len} bytes of free space: {error}"
+            ))),
+        }
+    }
+
     /// Begins the next generation: from here on all appends go there.
     pub(crate) fn rotate(&self) -> Result<()> {
         let _syncing = lock(&self.syncing);
@@ -386,9 +435,12 @@ impl Log {
         // The old file is safe before the new one has its name: a start finds either
         // no new file, or an old one that ends where the new one begins.
         self.final_if_failed(self.disk.sync(&old.file))?;
+        // C6, before and after each sync: it can take long.
+        self.still_names(&old).map_err(write_error)?;
         let number = old.number + 1;
         let header = Header { format: self.format, generation: number, base };
         let (file, temporary) = make_file(&*self.disk, &header).map_err(write_error)?;
+        self.still_names(&old).map_err(write_error)?;
         if let Err(error) = self.disk.rename(&temporary, &file_name(number)) {
             // If the temporary name is there to be removed, nothing was renamed.
             if self.disk.remove(&temporary).is_err() {
@@ -414,10 +466,9 @@ impl Log {
         // In a directory that was put in the place of ours, the file of that name is
         // another's.
         self.check_files()?;
-        let name = old.name();
-        if let Err(error) = self.disk.remove(&name) {
+        if let Err(error) = self.disk.remove(&old.name()) {
             // A name that is gone all the same can't be removed again.
-            match self.disk.still_names(&name, &old.file) {
+            match self.still_names(old) {
                 Err(gone) if gone.kind() == io::ErrorKind::NotFound => {}
                 _ => return Err(write_error(error)),
             }

@@ -212,9 +212,12 @@ pub enum Kind {
     /// Compaction has ended: this file holds all that is live, and no older one is
     /// needed.
     Complete = 4,
+    /// It was exptime or later, whatever a clock says: what expires by then has expired.
+    Time = 5,
 }
 
-const KINDS: [Kind; 4] = [Kind::Set, Kind::Delete, Kind::Flush, Kind::Complete];
+const KINDS: [Kind; 5] =
+    [Kind::Set, Kind::Delete, Kind::Flush, Kind::Complete, Kind::Time];
 
 /// A record, borrowed from the bytes it was read from, or about to be written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -227,7 +230,7 @@ pub struct Record<'a> {
     pub win_sent: bool,
     /// The client's 32 bits, opaque to us.
     pub flags: u32,
-    /// Expiry in Unix seconds, 0 for never; for a flush, when it is due.
+    /// Expiry in Unix seconds, 0 for never; for a flush, when it is due; for a time, that.
     pub exptime: u64,
     /// The unique of `gets` and `cas`: the position at which this value was first
     /// stored. Touch and compaction write the record again and keep it.
@@ -235,7 +238,7 @@ pub struct Record<'a> {
     /// The log position known to be safe when the record was made. Recovery tells by
     /// it whether damage hit what once was safe.
     pub synced: u64,
-    /// Empty for a flush and for the end of a compaction.
+    /// Empty unless `kind` is `Set` or `Delete`.
     pub key: &'a [u8],
     /// Empty unless `kind` is `Set`.
     pub value: &'a [u8],
@@ -263,7 +266,7 @@ impl Format {
     /// are not a record. `bytes` holds at least [`Format::overhead`].
     pub fn stated_len(&self, bytes: &[u8], position: u64) -> Option<u64> {
         let number = |from, to| self.int_order.read(&bytes[from..to]);
-        if !(1..=4).contains(&(bytes[KIND] & !(STALE | WIN_SENT)))
+        if !(1..=5).contains(&(bytes[KIND] & !(STALE | WIN_SENT)))
             || number(KEY_LEN, KEY) > u64::from(self.key_size)
             || number(CAS, SYNCED) > position
             || number(SYNCED, KEY_LEN) > position
@@ -273,6 +276,12 @@ impl Format {
         let size = KEY + usize::from(self.key_size);
         let size = self.int_order.read(&bytes[size..self.overhead()]);
         (size <= MAX_VALUE as u64).then_some(size + self.overhead() as u64)
+    }
+
+    /// The `cas` that the record at the head of `bytes` states: of one that is no copy, its
+    /// own position. Nothing is proven by it. `bytes` holds at least [`Format::overhead`].
+    pub(crate) fn stated_cas(&self, bytes: &[u8]) -> u64 {
+        self.int_order.read(&bytes[CAS..SYNCED])
     }
 
     /// The `synced` that the record at the head of `bytes` states. Of a file's first

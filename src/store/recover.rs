@@ -6,22 +6,26 @@
 //!
 //! - A torn end (R1) is kept aside as `NAME.torn`, cut off, and reported. Zeros at the
 //!   end are space that the log had preallocated; they are cut off without a word.
-//! - R3: what follows the newest `synced` is written once more in place and synced
-//!   before anything is served. A process that starts after a crash may read bytes
-//!   from the page cache that never reached the disk, and after a failed sync the
-//!   kernel may count them as written; a start must not show what a power cut could
-//!   take back. The same goes for the files' names.
+//! - R3: what follows the newest `synced` goes to new blocks of the disk before anything is
+//!   served. A process that starts after a crash may read bytes from the page cache that
+//!   never reached the disk; a start must not show what a power cut could take back. To
+//!   write them again in their place does not help after a failed sync: ext4 takes the
+//!   blocks for written while the disk reads them as empty, and a second sync changes
+//!   nothing of that. So these bytes are saved as `NAME.rest-OFFSET`, the file is cut there,
+//!   and they are written behind the cut. The same goes for the files' names.
 //!
 //! A start that is itself interrupted begins again from the same records: a torn end is
-//! cut only when it has been kept aside, and nothing else that is there is changed.
+//! cut only when it has been kept aside, and where a rest is found, the next start writes it
+//! again. A disk that is full has no space for either. Then a torn end is not kept, and the
+//! rest is written in its place: where the disk had failed as well, a power cut may take it.
 
-use crate::store::disk::{Disk, free_name};
+use crate::store::disk::{Disk, free_name, is_full};
 use crate::store::error::Result;
 use crate::store::index::Index;
 use crate::store::log::{Generation, Log, SyncMode, file_name, make_file};
 use crate::store::record::{Format, Header};
+use crate::store::survey::{REST, number_of, numbers, rest_of, survey};
 use crate::store::survey::{Settings, Survey, Surveyed};
-use crate::store::survey::{number_of, numbers, survey};
 use crate::store::walk::CHUNK;
 use std::fs::File;
 use std::io;
@@ -43,6 +47,7 @@ pub(crate) fn recover(
         let (_, temporary) = make_file(&*disk, &header)?;
         disk.rename(&temporary, &file_name(1))?;
     }
+    continue_rewrite(&*disk)?;
     let survey = survey(&*disk, settings, now, |_| Ok(()))?;
     survey.require_sound()?;
     for name in disk.list()? {
@@ -63,10 +68,13 @@ pub(crate) fn recover(
             disk.set_len(file, intact_end - base)?;
             disk.sync(file)?;
         }
-        // R3
         if synced < intact_end {
-            let from = synced - base;
-            copy(&*disk, file, from..intact_end - base, file, from)?;
+            let (from, rest) = (synced - base, synced - base..intact_end - base);
+            let name = format!("{}{REST}{from}", generation.name());
+            match save(&*disk, &generation, rest.clone(), &name)? {
+                true => continue_rewrite(&*disk)?,
+                false => copy(&*disk, file, rest, file, from)?,
+            }
         }
         end = intact_end;
         generations.push(Arc::new(generation));
@@ -82,16 +90,47 @@ fn keep_aside(
     range: Range<u64>,
 ) -> io::Result<String> {
     let (name, start, len) = (generation.name(), range.start, range.end - range.start);
-    let temporary = name.clone() + ".tmp";
-    let aside = disk.open(&temporary, true)?;
-    copy(disk, &generation.file, range, &aside, 0)?;
-    let kept = free_name(disk, &format!("{name}.torn"))?;
-    disk.rename(&temporary, &kept)?;
-    disk.sync_dir()?;
+    let mut kept = free_name(disk, &format!("{name}.torn"))?;
+    if !save(disk, generation, range, &kept)? {
+        kept = "no file, as the disk is full".into();
+    }
     Ok(format!(
         "{name} had a torn end of {len} bytes at offset {start}, not known to have been \
          synced; cut off and kept in {kept}"
     ))
+}
+
+/// R3: writes a rest that was saved to new blocks at the end of its file.
+pub(crate) fn continue_rewrite(disk: &dyn Disk) -> io::Result<()> {
+    for rest in disk.list()? {
+        if let Some((name, start)) = rest_of(&rest) {
+            let (file, saved) = (disk.open(name, false)?, disk.open(&rest, false)?);
+            // The blocks that it had are given back.
+            disk.set_len(&file, start)?;
+            copy(disk, &saved, 0..saved.metadata()?.len(), &file, start)?;
+            disk.remove(&rest)?;
+            disk.sync_dir()?;
+        }
+    }
+    Ok(())
+}
+
+/// Copies a range of a data file to a file of its own. False if the disk is full.
+fn save(
+    disk: &dyn Disk,
+    generation: &Generation,
+    range: Range<u64>,
+    name: &str,
+) -> io::Result<bool> {
+    let temporary = generation.name() + ".tmp";
+    let saved = disk.open(&temporary, true);
+    match saved.and_then(|saved| copy(disk, &generation.file, range, &saved, 0)) {
+        Err(error) if is_full(&error) => return Ok(false),
+        result => result?,
+    }
+    disk.rename(&temporary, name)?;
+    disk.sync_dir()?;
+    Ok(true)
 }
 
 /// Copies a range of bytes of a file to offset `to_start` of another, or to its own place,

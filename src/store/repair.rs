@@ -23,6 +23,7 @@ use crate::store::disk::{Disk, free_name};
 use crate::store::error::Result;
 use crate::store::log::{Generation, Log, SyncMode, file_name, make_file};
 use crate::store::record::{Draft, HEADER_LEN, Header, Kind, Record};
+use crate::store::recover::continue_rewrite;
 use crate::store::survey::{Settings, Survey, Surveyed, survey};
 use std::fmt;
 use std::sync::Arc;
@@ -64,6 +65,7 @@ impl fmt::Display for Repaired {
 /// files; `None` if it would not. The directory must be ours alone. After an error it
 /// can be called again.
 pub fn repair(disk: &Arc<dyn Disk>, settings: &Settings) -> Result<Option<Repaired>> {
+    continue_rewrite(&**disk)?;
     let found = survey(&**disk, settings, 0, |_| Ok(()))?;
     if found.is_sound() {
         return Ok(None);

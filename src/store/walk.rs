@@ -43,6 +43,8 @@ pub(crate) struct Records<'a> {
     start: usize,
     /// Bytes checksummed of what was not a record.
     searched: u64,
+    /// Where the first damaged record ends, as it states.
+    damaged_end: Option<u64>,
 }
 
 impl<'a> Records<'a> {
@@ -54,8 +56,19 @@ impl<'a> Records<'a> {
         end: u64,
     ) -> Records<'a> {
         let position = generation.base + HEADER_LEN as u64;
-        let (buffer, start, searched) = (Vec::new(), 0, 0);
-        Records { disk, format, generation, position, end, buffer, start, searched }
+        let (buffer, start) = (Vec::new(), 0);
+        let (searched, damaged_end) = (0, None);
+        Records {
+            disk,
+            format,
+            generation,
+            position,
+            end,
+            buffer,
+            start,
+            searched,
+            damaged_end,
+        }
     }
 
     /// Returns the next record and moves past it. At damage the walk stays where it is.
@@ -64,28 +77,51 @@ impl<'a> Records<'a> {
         if left == 0 {
             return Ok(Step::End);
         }
-        let overhead = self.format.overhead();
-        self.fill(left.min(overhead as u64))?;
-        let head = &self.buffer[self.start..];
-        let damage = Ok(Step::Damage(head[0]));
-        if head.len() < overhead {
-            return damage;
-        }
-        // The stated length is believed only as far as the file goes.
-        let stated = self.format.stated_len(head, position);
-        let Some(len) = stated.filter(|len| *len <= left) else { return damage };
-        if len > SHORT && self.is_limited() {
-            return damage;
-        }
-        self.fill(len)?;
-        let bytes = &self.buffer[self.start..self.start + len as usize];
+        self.fill(left.min(self.format.overhead() as u64))?;
+        let damage = Ok(Step::Damage(self.buffer[self.start]));
+        let Some(len) = self.candidate(position)? else { return damage };
+        let bytes = &self.buffer[self.start..self.start + len];
         let Some(record) = self.format.decode(bytes, position) else {
-            self.searched += len;
+            self.searched += len as u64;
             return damage;
         };
-        self.position += len;
-        self.start += len as usize;
+        self.position += len as u64;
+        self.start += len;
         Ok(Step::Record(position, record))
+    }
+
+    /// Whether a record of another place stands at the damage that was just met: most
+    /// records state their place, as their unique. The first that is damaged may hold
+    /// anything, so what looks like a record within it says nothing.
+    pub(crate) fn is_displaced(&mut self) -> io::Result<bool> {
+        let (head, position) = (&self.buffer[self.start..], self.position);
+        if head.len() < self.format.overhead() {
+            return Ok(false);
+        }
+        let stated = || position + self.format.stated_len(head, position).unwrap_or(0);
+        let place = self.format.stated_cas(head);
+        if position < *self.damaged_end.get_or_insert_with(stated) {
+            return Ok(false);
+        }
+        let Some(len) = self.candidate(place)? else { return Ok(false) };
+        self.searched += len as u64;
+        let bytes = &self.buffer[self.start..self.start + len];
+        Ok(self.format.decode(bytes, place).is_some())
+    }
+
+    /// The length of what may be a record for `place`, all of which is then in the buffer.
+    fn candidate(&mut self, place: u64) -> io::Result<Option<usize>> {
+        let (head, left) = (&self.buffer[self.start..], self.end - self.position);
+        if head.len() < self.format.overhead() {
+            return Ok(None);
+        }
+        // The stated length is believed only as far as the file goes.
+        let stated = self.format.stated_len(head, place).filter(|len| *len <= left);
+        let Some(len) = stated.filter(|len| *len <= SHORT || !self.is_limited()) else {
+            return Ok(None);
+        };
+        self.fill(len)?;
+        Ok(Some(len as usize))
     }
 
     /// Whether the search budget is used up, so that long records may be passed over.

@@ -15,8 +15,9 @@
 //!
 //! A sync is never passed on, so that thousands of stores can be opened in a second;
 //! but the disk keeps what was synced apart from what was only written. A sync that
-//! fails drops what it should have saved, as kernels do: only writing it again helps.
-//! What it dropped may have reached the disk all the same.
+//! fails drops what it should have saved, as kernels do, and what is written there again
+//! is lost as well, as on ext4, until the file was cut before it. What it dropped may have
+//! reached the disk all the same.
 
 use memcached_lite::driver::random::Random;
 use memcached_lite::store::disk::{Directory, Disk};
@@ -25,6 +26,7 @@ use memcached_lite::store::{Error, Options, Session, Settings, Store};
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -39,6 +41,7 @@ pub enum Call {
     Read,
     Write,
     Sync,
+    Reserve,
     Truncate,
     Rename,
     Remove,
@@ -54,6 +57,7 @@ impl Call {
         Call::Read,
         Call::Write,
         Call::Sync,
+        Call::Reserve,
         Call::Truncate,
         Call::Rename,
         Call::Remove,
@@ -72,7 +76,7 @@ impl Call {
 pub enum How {
     /// It fails, and the next one works again.
     Once,
-    /// It fails, and all calls of its kind do until [`Faulty::heal`].
+    /// It fails, and all calls of its kind do until [`Faulty::heal`], as on a full disk.
     Always,
     /// It fails, and whatever is called after it, as if the process ended there.
     Stop,
@@ -112,7 +116,7 @@ type Inode = u64;
 #[derive(Default)]
 struct State {
     done: Vec<(Call, Inode, u64, u64)>,
-    fault: Option<Fault>,
+    faults: Vec<Fault>,
     stopped: bool,
     /// Calls that have failed.
     failures: usize,
@@ -135,6 +139,8 @@ struct State {
     /// What a sync that failed has dropped: it may be on the disk, until something
     /// written later is safe.
     dropped: Vec<(Inode, Change)>,
+    /// Where a sync that failed has left blocks that no later one saves.
+    bad: Vec<(Inode, Range<usize>)>,
 }
 
 /// A change of names: what was taken away, and what was given.
@@ -177,6 +183,18 @@ impl Change {
             }
             Change::Truncate(len) => bytes.resize(*len as usize, 0),
         }
+    }
+
+    /// Applies it, except for what is written to a bad range.
+    fn apply_around(&self, bytes: &mut Vec<u8>, bad: &[Range<usize>]) {
+        let Change::Write(offset, new) = self else { return self.apply(bytes) };
+        let (offset, mut new) = (*offset as usize, new.clone());
+        for range in bad {
+            for at in range.start.max(offset)..range.end.min(offset + new.len()) {
+                new[at - offset] = bytes.get(at).copied().unwrap_or(0);
+            }
+        }
+        Change::Write(offset as u64, new).apply(bytes);
     }
 
     /// Applies what a power cut leaves of it. A disk writes whole pages, in any order:
@@ -242,7 +260,7 @@ impl Faulty {
         state.safe_names = state.names.clone();
         let shared = Shared {
             path: path.to_owned(),
-            directory: Directory::new(path),
+            directory: Directory::at(path).unwrap(),
             state: Mutex::new(state),
             changed: Condvar::new(),
         };
@@ -265,21 +283,25 @@ impl Faulty {
 
     /// From now on, lets `after` of these calls pass; then comes the fault.
     pub fn fail(&self, calls: &'static [Call], after: usize, how: How) {
-        let fault = Fault { calls, left: after, how, thread: None };
-        self.state().fault = Some(fault);
+        self.state().faults.clear();
+        self.fail_too(calls, after, how);
+    }
+
+    /// A fault beside those that were chosen before.
+    pub fn fail_too(&self, calls: &'static [Call], after: usize, how: How) {
+        self.state().faults.push(Fault { calls, left: after, how, thread: None });
     }
 
     /// As [`Faulty::fail`], but only calls made by this thread count.
     pub fn fail_here(&self, calls: &'static [Call], after: usize, how: How) {
         let thread = Some(thread::current().id());
-        let fault = Fault { calls, left: after, how, thread };
-        self.state().fault = Some(fault);
+        self.state().faults = vec![Fault { calls, left: after, how, thread }];
     }
 
     /// All works again.
     pub fn heal(&self) {
         let mut state = self.state();
-        state.fault = None;
+        state.faults.clear();
         state.stopped = false;
     }
 
@@ -419,32 +441,34 @@ impl State {
             self.failures += 1;
             return Err(failure());
         }
-        let Some(fault) = &mut self.fault else { return Ok(Verdict::Works) };
-        let here = fault.thread.is_none_or(|id| id == thread::current().id());
-        if !here || !fault.calls.contains(&call) {
-            return Ok(Verdict::Works);
-        }
-        if fault.left > 0 {
-            fault.left -= 1;
-            return Ok(Verdict::Works);
-        }
-        match fault.how {
-            How::Once => self.fault = None,
-            How::Late => {
-                self.fault = None;
-                self.failures += 1;
-                return Ok(Verdict::Late);
-            }
-            How::Always => fault.calls = call.alone(),
-            How::Stop => self.stopped = true,
-            How::Short => {
-                self.fault = None;
-                self.failures += 1;
-                return Ok(Verdict::Half);
+        let here = |fault: &Fault| {
+            let is_ours = fault.thread.is_none_or(|id| id == thread::current().id());
+            is_ours && fault.calls.contains(&call)
+        };
+        let mut due = None;
+        for (number, fault) in self.faults.iter_mut().enumerate() {
+            match here(fault) {
+                true if fault.left == 0 => due = due.or(Some(number)),
+                true => fault.left -= 1,
+                false => {}
             }
         }
+        let Some(number) = due else { return Ok(Verdict::Works) };
         self.failures += 1;
-        Err(failure())
+        let how = self.faults[number].how;
+        match how {
+            How::Always => {
+                self.faults[number].calls = call.alone();
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            How::Stop => self.stopped = true,
+            How::Once | How::Late | How::Short => drop(self.faults.remove(number)),
+        }
+        match how {
+            How::Late => Ok(Verdict::Late),
+            How::Short => Ok(Verdict::Half),
+            _ => Err(failure()),
+        }
     }
 
     fn rename(&mut self, naming: Naming) {
@@ -507,16 +531,41 @@ impl Disk for Faulty {
         };
         match self.begin(Call::Sync, Some(file), (0, 0)) {
             Ok((mut state, inode, _)) => {
+                let of_file = state.bad.iter().filter(|(of, _)| *of == inode);
+                let mut bad: Vec<_> = of_file.map(|(_, range)| range.clone()).collect();
                 let bytes = state.safe_bytes.entry(inode).or_default();
-                covered.iter().for_each(|(_, change)| change.apply(bytes));
-                state.dropped.retain(|(of, _)| *of != inode);
+                for (_, change) in &covered {
+                    if let Change::Truncate(len) = change {
+                        bad.iter_mut()
+                            .for_each(|it| it.end = it.end.min(*len as usize));
+                    }
+                    change.apply_around(bytes, &bad);
+                }
+                state.bad.retain(|(of, _)| *of != inode);
+                state.bad.extend(bad.into_iter().map(|range| (inode, range)));
+                if state.bad.iter().all(|(of, range)| *of != inode || range.is_empty())
+                {
+                    state.dropped.retain(|(of, _)| *of != inode);
+                }
                 Ok(())
             }
             Err(error) => {
-                self.state().dropped.extend(covered);
+                let mut state = self.state();
+                for (_, change) in &covered {
+                    if let Change::Write(offset, bytes) = change {
+                        let start = *offset as usize;
+                        state.bad.push((inode, start..start + bytes.len()));
+                    }
+                }
+                state.dropped.extend(covered);
                 Err(error)
             }
         }
+    }
+
+    fn reserve(&self, file: &File, len: u64) -> io::Result<()> {
+        // What is in it matters to nobody.
+        self.begin(Call::Reserve, Some(file), (len, 0)).map(drop)
     }
 
     fn set_len(&self, file: &File, len: u64) -> io::Result<()> {
