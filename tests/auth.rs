@@ -15,8 +15,9 @@ use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 /// A server with a file of logins, and with `options`.
 fn start(options: &[&str]) -> (Server, TempDir) {
@@ -249,6 +250,60 @@ fn what_a_server_makes_is_its_owners_alone() {
     ];
     let expected = expected.map(|(name, mode)| (name.to_owned(), mode));
     assert_eq!(modes(&data), BTreeMap::from(expected));
+}
+
+/// V4
+#[test]
+fn an_unauthenticated_connection_that_talks_has_the_time_of_a_request() {
+    let (server, _directory) = start(&["--request-timeout", "1"]);
+    let stream = server.connect();
+    // A wrong line now and then buys no time.
+    let begun = Instant::now();
+    let mut answers = 0;
+    while (&stream).write_all(b"get k\r\n").is_ok() {
+        let mut buffer = [0; 100];
+        match (&stream).read(&mut buffer) {
+            Ok(count) if count > 0 => answers += 1,
+            _ => break,
+        }
+        assert!(begun.elapsed() < REPLY_TIMEOUT, "it keeps its place");
+    }
+    assert!(answers > 0);
+}
+
+#[test]
+fn a_wrong_login_is_answered_when_timeouts_are_checked() {
+    // Once a second: so three in a row on one connection, each sent when the one before was
+    // answered, take more than one second, whenever the first of these checks comes.
+    let (server, _directory) = start(&[]);
+    let stream = server.connect();
+    let begun = Instant::now();
+    for _ in 0..3 {
+        (&stream).write_all(b"set k 0 0 4\r\nu pw\r\n").expect("send");
+        let mut line = [0; "CLIENT_ERROR authentication failure\r\n".len()];
+        (&stream).read_exact(&mut line).expect("an answer");
+        assert!(line.starts_with(b"CLIENT_ERROR authentication failure"));
+    }
+    assert!(begun.elapsed() > Duration::from_secs(1));
+    assert_eq!((&stream).read(&mut [0]).expect("the end"), 0, "the third was the last");
+}
+
+#[test]
+fn a_file_of_logins_that_belongs_to_somebody_else_is_not_read() {
+    let directory = TempDir::new();
+    let path = auth_file(&directory);
+    // Only root can give a file away.
+    if chown(&path, Some(1), None).is_err() {
+        return;
+    }
+    let server = Command::new(env!("CARGO_BIN_EXE_server"))
+        .args(["--port", "0", "--auth-file", &path, "--data"])
+        .arg(directory.path().join("data"))
+        .timeout(REPLY_TIMEOUT)
+        .assert()
+        .failure();
+    let said = String::from_utf8_lossy(&server.get_output().stderr).into_owned();
+    assert!(said.contains("belongs to another user"), "{said}");
 }
 
 #[test]

@@ -354,6 +354,36 @@ fn a_client_that_leaves_in_the_middle_of_a_request_has_requested_nothing() {
 }
 
 #[test]
+fn a_client_that_leaves_in_the_middle_of_a_block_that_is_too_large_removes_nothing() {
+    survives(&[], |server| {
+        let stream = server.connect();
+        send(&stream, "get safe\r\nset safe 0 0 2000000\r\n");
+        send(&stream, vec![b'x'; 1_999_999]);
+        stream.shutdown(Shutdown::Write).expect("shutdown");
+        assert_eq!(show(&rest(&stream)), show(&only("safe", b"untouched")));
+    });
+}
+
+#[test]
+fn what_clients_have_queued_that_are_gone_is_not_done() {
+    // Each request is short, and moves a megabyte.
+    survives(&[], |server| {
+        let neighbour = server.connect();
+        ask(&neighbour, set("big", &value(0, 1_000_000)), STORED);
+        let queued = 60_000 / "touch big 0\r\n".len();
+        for _ in 0..8 {
+            let stream = server.connect();
+            send(&stream, "get safe\r\n");
+            send(&stream, "touch big 0\r\n".repeat(queued));
+            reset(stream);
+        }
+        until(|| stat(&neighbour, "curr_connections") == 2);
+        let done = stat(&neighbour, "cmd_touch");
+        assert!(done < 8 * queued as u64 / 10, "{done} of {queued} for each");
+    });
+}
+
+#[test]
 fn a_client_that_leaves_in_the_middle_of_a_reply_hurts_nobody() {
     survives(&[], |server| {
         let stream = server.connect();

@@ -24,7 +24,7 @@ use crate::protocol::dialect::Dialect;
 use crate::protocol::reply::{Error, Reply};
 use crate::protocol::words::Words;
 use crate::protocol::{BlockEnd, Parsed, Rejection, Request};
-use crate::server::login::MAX_LOGIN;
+use crate::server::login::{MAX_LOGIN, MAX_WRONG};
 use crate::server::options::Options;
 use crate::server::service::{Context, OUTPUT_LIMIT};
 use crate::server::shared::Stream;
@@ -50,9 +50,14 @@ enum Next {
     Line(usize),
     /// The rest of a get's keys, with the line's end. It waits until the output has room.
     Keys { len: usize, unique: bool, exptime: Option<i64> },
-    /// A rejected data block: bytes of it that are left, and what is answered after its
-    /// end, for which this many bytes are needed.
-    Swallow { left: usize, needed: usize, reply: Option<Reply> },
+    /// A rejected data block: bytes of it that are left; and what is answered, and which
+    /// item removed, after its end, for which this many bytes are needed.
+    Swallow {
+        left: usize,
+        needed: usize,
+        reply: Option<Reply>,
+        removes: Option<Box<[u8]>>,
+    },
     /// Nothing: the connection is closed when the output has left.
     Close,
 }
@@ -81,6 +86,8 @@ pub enum Waits {
     Commit,
     /// Its turn in the next tick: it has input to execute.
     Turn,
+    /// The worker's next check of timeouts: it has presented a wrong login.
+    Check,
 }
 
 /// See the top of this file.
@@ -93,6 +100,10 @@ pub struct Connection {
     pub(crate) interest: Option<Interest>,
     /// V4: no login is needed any more.
     is_authenticated: bool,
+    /// The wrong logins that it has presented.
+    wrong_logins: u8,
+    /// The last of them is to be answered late.
+    pub(crate) is_slowed: bool,
     next: Next,
     /// Received and not yet executed: the beginning of a request or, while execution is
     /// paused, whole ones. Empty most of the time, since what is complete is executed
@@ -101,6 +112,7 @@ pub struct Connection {
     /// Replies, of which the first `sent` bytes have left.
     output: Vec<u8>,
     sent: usize,
+    accepted: Instant,
     /// When the timeout began: of being idle, of a request, or of its replies.
     since: Instant,
 }
@@ -113,10 +125,13 @@ impl Connection {
             waits: Waits::Input,
             interest: Some(Interest::Read),
             is_authenticated,
+            wrong_logins: 0,
+            is_slowed: false,
             next: Next::Request(1),
             input: Vec::new(),
             output: Vec::new(),
             sent: 0,
+            accepted: now,
             since: now,
         }
     }
@@ -134,6 +149,9 @@ impl Connection {
 
     /// What it waits for, now that its replies may leave; `None` if it is finished.
     pub fn waits_for(&self) -> Option<Waits> {
+        if self.is_slowed {
+            return Some(Waits::Check);
+        }
         if !self.output.is_empty() {
             return Some(Waits::Output);
         }
@@ -147,12 +165,14 @@ impl Connection {
     /// Whether it has been idle, or in the middle of a request, for too long. One that
     /// is parked, or whose turn has not come, waits for us.
     pub fn is_overdue(&self, now: Instant, options: &Options) -> bool {
-        // Without a login, nobody may be idle: that has the time of a request.
-        let is_idle = self.is_idle() && self.is_authenticated;
-        let limit =
-            if is_idle { options.idle_timeout } else { options.request_timeout };
+        let (limit, since) = match self.is_authenticated {
+            // V4: whatever is said before a login buys no time.
+            false => (options.request_timeout, self.accepted),
+            true if self.is_idle() => (options.idle_timeout, self.since),
+            true => (options.request_timeout, self.since),
+        };
         let is_timed = matches!(self.waits, Waits::Input | Waits::Output);
-        let waited = now.saturating_duration_since(self.since);
+        let waited = now.saturating_duration_since(since);
         is_timed && !limit.is_zero() && waited > limit
     }
 
@@ -237,6 +257,9 @@ impl Connection {
             };
             if matches!(self.next, Next::Request(1)) {
                 self.since = now;
+                if self.wrong_logins == MAX_WRONG {
+                    self.next = Next::Close;
+                }
             }
         }
         if self.output.is_empty() {
@@ -246,8 +269,10 @@ impl Connection {
     }
 
     /// Discards what is there of a rejected block. Returns the bytes used.
-    fn swallow(&mut self, bytes: &[u8], context: &Context) -> usize {
-        let Next::Swallow { left, needed, reply } = &mut self.next else { return 0 };
+    fn swallow(&mut self, bytes: &[u8], context: &mut Context) -> usize {
+        let Next::Swallow { left, needed, reply, removes } = &mut self.next else {
+            return 0;
+        };
         let dialect = context.shared.options.dialect;
         let skipped = bytes.len().min(*left);
         *left -= skipped;
@@ -258,7 +283,12 @@ impl Connection {
                 skipped
             }
             BlockEnd::Found(end) | BlockEnd::Missing(end) => {
+                // Not before: a client that leaves in the middle has requested nothing.
+                let removed = removes.take().map(|key| context.remove(&key));
                 if let Some(reply) = reply {
+                    if let Some(Err(error)) = removed {
+                        *reply = Reply::ServerError(error.to_string());
+                    }
                     dialect.write_reply(reply, &mut self.output);
                 }
                 self.next = Next::Request(1);
@@ -337,7 +367,7 @@ impl Connection {
             (Request::Update(Update { verb: Verb::Set, value, .. }), Some(logins)) => {
                 let result = logins.verify(value);
                 if result != Err(Error::BadToken) {
-                    context.count_login(result.is_ok());
+                    self.count_login(result.is_ok(), context);
                 }
                 result
             }
@@ -349,6 +379,14 @@ impl Connection {
         context.shared.options.dialect.write_reply(&reply, &mut self.output);
     }
 
+    /// Counts a login that was presented.
+    fn count_login(&mut self, is_accepted: bool, context: &Context) {
+        context.counters().auth_cmds.add(1);
+        context.counters().auth_errors.add(u64::from(!is_accepted));
+        self.wrong_logins += u8::from(!is_accepted);
+        self.is_slowed |= !is_accepted;
+    }
+
     /// Answers what is malformed or too large, at once or after its data block.
     fn reject(&mut self, rejection: &Rejection, context: &mut Context) {
         let Rejection { error, swallow, removes, .. } = *rejection;
@@ -358,7 +396,7 @@ impl Connection {
                 Error::BadChunk => Error::BadTermination,
                 // It was a set.
                 Error::TooLarge if removes.is_some() => {
-                    context.count_login(false);
+                    self.count_login(false, context);
                     Error::AuthenticationFailure
                 }
                 _ => Error::Unauthenticated,
@@ -368,11 +406,6 @@ impl Connection {
             if swallow.is_some() || error == Error::BadChunk {
                 context.counters().cmd_set.add(1);
             }
-            if let Some(key) = removes
-                && let Err(error) = context.remove(key)
-            {
-                reply = Reply::ServerError(error.to_string());
-            }
         }
         let Some(left) = swallow else {
             let dialect = context.shared.options.dialect;
@@ -380,7 +413,8 @@ impl Connection {
         };
         let is_silent = rejection.noreply && self.is_authenticated;
         let reply = (!is_silent).then_some(reply);
-        self.next = Next::Swallow { left, needed: 1, reply };
+        let removes = removes.filter(|_| self.is_authenticated).map(Box::from);
+        self.next = Next::Swallow { left, needed: 1, reply, removes };
     }
 
     /// Answers as many keys as there is room for; `line` ends with them. Returns how many
@@ -403,7 +437,7 @@ impl Connection {
 
     /// Lets the replies leave, as far as the socket takes them.
     pub fn flush(&mut self, now: Instant, context: &Context) -> io::Result<()> {
-        if self.output.is_empty() {
+        if self.output.is_empty() || self.is_slowed {
             return Ok(());
         }
         match (&self.stream).write(&self.output[self.sent..]) {

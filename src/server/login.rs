@@ -12,23 +12,31 @@
 //! | one with no line end after the block | `CLIENT_ERROR bad command line termination` |
 //! | anything else, `quit` too; a block is swallowed first | `CLIENT_ERROR unauthenticated` |
 //!
+//! A wrong login is answered late, at the worker's next check of timeouts, and the third ends
+//! the connection; so does the request timeout, which is counted from its beginning and
+//! whatever it says.
+//!
 //! `noreply` changes nothing here. Afterwards a `set` is a `set`, whatever its block
 //! looks like. The file has a line for each login, `user:password`; the first colon
 //! separates the two, and neither has a space in it.
 //!
-//! Left out: a limit on how often a client may try, so passwords have to be long ones;
+//! Left out: a limit on how many connections try, so passwords have to be long ones;
 //! and secrecy on the way, which a tunnel gives: all this travels as it is.
 
+use crate::os;
 use crate::protocol::reply::Error;
 use crate::protocol::words::Words;
 use std::fs;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
 /// The most bytes that the block of a login may have.
 pub(crate) const MAX_LOGIN: usize = 1024;
+
+/// So many wrong logins end a connection.
+pub(crate) const MAX_WRONG: u8 = 3;
 
 /// The logins of a file: at least one.
 pub struct Credentials {
@@ -40,7 +48,7 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    /// Reads a file that only its owner may read. The error is one line that says what
+    /// Reads a file that only its owner may read: the user that this process acts as. The error is one line that says what
     /// to do, and nothing of what the file holds.
     pub fn read(path: &Path) -> Result<Credentials, String> {
         let file = path.display();
@@ -50,6 +58,12 @@ impl Credentials {
         if !metadata.is_file() {
             return Err(format!(
                 "{file} is not a regular file; name another --auth-file"
+            ));
+        }
+        if metadata.uid() != os::user() {
+            return Err(format!(
+                "{file} belongs to another user; `chown` it to the one that the server \
+                 runs as"
             ));
         }
         if metadata.permissions().mode() & 0o077 != 0 {

@@ -56,12 +56,6 @@ impl Context {
         &self.shared.counters[self.worker]
     }
 
-    /// Counts a login that was presented.
-    pub(crate) fn count_login(&self, is_accepted: bool) {
-        self.counters().auth_cmds.add(1);
-        self.counters().auth_errors.add(u64::from(!is_accepted));
-    }
-
     /// Removes the old value of a key whose new one was too large.
     pub(crate) fn remove(&mut self, key: &[u8]) -> Result<()> {
         let delete = Update { verb: Verb::Delete, key, ..Update::default() };

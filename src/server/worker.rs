@@ -16,7 +16,7 @@
 //! that are left are first in the next, and nobody waits for megabytes of others.
 
 use crate::lock;
-use crate::os::{Interest, Poller, unix_now};
+use crate::os::{Interest, Poller};
 use crate::server::connection::{Connection, READ_LIMIT, Waits};
 use crate::server::service::Context;
 use crate::server::shared::Shared;
@@ -136,8 +136,8 @@ impl Worker {
             let connection = self.connections.get_mut(token).and_then(Option::as_mut);
             let Some(connection) = connection else { continue };
             match connection.waits {
-                // It is queued already.
-                Waits::Turn => {}
+                // It is queued already, or not watched.
+                Waits::Turn | Waits::Check => {}
                 // W5: it would be reported again and again.
                 Waits::Commit => {
                     if connection.interest.take().is_some() {
@@ -157,7 +157,7 @@ impl Worker {
     fn serve(&mut self, token: usize, now: Instant) -> Option<u64> {
         let Worker { connections, context, buffer, .. } = self;
         let connection = connections.get_mut(token)?.as_mut()?;
-        context.session.now = unix_now();
+        context.session.now = context.shared.now();
         context.session.depends_on = 0;
         let serve = AssertUnwindSafe(|| connection.serve(buffer, now, context));
         // W2: whatever it was doing, it does no more.
@@ -206,19 +206,21 @@ impl Worker {
         };
         connection.waits = waits;
         let interest = match waits {
-            Waits::Input => Interest::Read,
-            Waits::Output => Interest::Write,
+            Waits::Input => Some(Interest::Read),
+            Waits::Output => Some(Interest::Write),
+            Waits::Check => None,
             // Its turn: the commit is over.
             _ => return self.turns.push_back(token),
         };
-        if connection.interest == Some(interest) {
+        if connection.interest == interest {
             return;
         }
         let fd = connection.stream.as_fd();
-        if connection.interest.replace(interest).is_some() {
+        if connection.interest.take().is_some() {
             let _ = self.poller.remove(fd);
         }
-        if self.poller.add(fd, token, interest).is_err() {
+        connection.interest = interest;
+        if interest.is_some_and(|it| self.poller.add(fd, token, it).is_err()) {
             self.close(token);
         }
     }
@@ -255,12 +257,15 @@ impl Worker {
         }
     }
 
-    /// Closes the connections whose client has taken too long.
+    /// Closes the connections whose client has taken too long, and lets those continue that
+    /// were slowed down.
     fn close_overdue(&mut self, now: Instant) {
         for token in 0..self.connections.len() {
-            if let Some(connection) = &self.connections[token]
-                && connection.is_overdue(now, &self.shared.options)
-            {
+            let Some(connection) = &mut self.connections[token] else { continue };
+            if connection.waits == Waits::Check {
+                (connection.is_slowed, connection.waits) = (false, Waits::Turn);
+                self.turns.push_back(token);
+            } else if connection.is_overdue(now, &self.shared.options) {
                 self.close(token);
             }
         }

@@ -410,15 +410,13 @@ impl Log {
     /// ends: it has no name.
     pub(crate) fn reserve(&self, len: u64) -> Result<File> {
         self.check_files()?;
-        let file = self.disk.open(RESERVE, true).map_err(write_error)?;
-        let reserved = self.disk.reserve(&file, len);
-        self.disk.remove(RESERVE).map_err(write_error)?;
-        match reserved {
-            Ok(()) => Ok(file),
-            Err(error) => Err(Error::Write(format!(
-                "compaction needs {len} bytes of free space: {error}"
-            ))),
-        }
+        let reserved = self.disk.open(RESERVE, true).and_then(|file| {
+            let reserved = self.disk.reserve(&file, len);
+            self.disk.remove(RESERVE).and(reserved).map(|()| file)
+        });
+        let why =
+            |error| format!("compaction needs {len} bytes of free space: {error}");
+        reserved.map_err(|error| Error::Write(why(error)))
     }
 
     /// Begins the next generation: from here on all appends go there.

@@ -24,13 +24,17 @@ use crate::store::error::Result;
 use crate::store::index::Index;
 use crate::store::log::{Generation, Log, SyncMode, file_name, make_file};
 use crate::store::record::{Format, Header};
-use crate::store::survey::{REST, number_of, numbers, rest_of, survey};
 use crate::store::survey::{Settings, Survey, Surveyed};
+use crate::store::survey::{number_of, numbers, survey};
 use crate::store::walk::CHUNK;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
+
+/// What stands between the name of a data file and the offset from which a start was
+/// rewriting it, in the name of the file that has the bytes.
+const REST: &str = ".rest-";
 
 /// Opens the directory's files, or makes the first one, and fills an index from them.
 /// The directory must be ours alone. `now` is in Unix seconds. If a torn end was cut off,
@@ -103,14 +107,14 @@ fn keep_aside(
 /// R3: writes a rest that was saved to new blocks at the end of its file.
 pub(crate) fn continue_rewrite(disk: &dyn Disk) -> io::Result<()> {
     for rest in disk.list()? {
-        if let Some((name, start)) = rest_of(&rest) {
-            let (file, saved) = (disk.open(name, false)?, disk.open(&rest, false)?);
-            // The blocks that it had are given back.
-            disk.set_len(&file, start)?;
-            copy(disk, &saved, 0..saved.metadata()?.len(), &file, start)?;
-            disk.remove(&rest)?;
-            disk.sync_dir()?;
-        }
+        let Some((name, start)) = rest.split_once(REST) else { continue };
+        let (Some(_), Ok(start)) = (number_of(name), start.parse()) else { continue };
+        let (file, saved) = (disk.open(name, false)?, disk.open(&rest, false)?);
+        // The blocks that it had are given back.
+        disk.set_len(&file, start)?;
+        copy(disk, &saved, 0..saved.metadata()?.len(), &file, start)?;
+        disk.remove(&rest)?;
+        disk.sync_dir()?;
     }
     Ok(())
 }
@@ -125,12 +129,12 @@ fn save(
     let temporary = generation.name() + ".tmp";
     let saved = disk.open(&temporary, true);
     match saved.and_then(|saved| copy(disk, &generation.file, range, &saved, 0)) {
-        Err(error) if is_full(&error) => return Ok(false),
-        result => result?,
+        Err(error) if is_full(&error) => Ok(false),
+        result => result.and_then(|()| {
+            disk.rename(&temporary, name)?;
+            disk.sync_dir().map(|()| true)
+        }),
     }
-    disk.rename(&temporary, name)?;
-    disk.sync_dir()?;
-    Ok(true)
 }
 
 /// Copies a range of bytes of a file to offset `to_start` of another, or to its own place,

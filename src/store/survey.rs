@@ -209,9 +209,7 @@ pub fn survey(
             "{name}: {why}, and there is no record in it; choose another --data"
         )));
     }
-    let rest = disk.list()?.into_iter().find(|name| rest_of(name).is_some());
-    let rest = rest.map(|rest| format!("{rest}: a start was interrupted, start again"));
-    let gap = rest.or_else(|| gap(&files));
+    let gap = gap(&files);
     Ok(Survey { files, format, gap, index })
 }
 
@@ -227,17 +225,6 @@ pub(crate) fn numbers(disk: &dyn Disk) -> io::Result<Vec<u64>> {
 pub(crate) fn number_of(name: &str) -> Option<u64> {
     let number = name.strip_suffix(".kv")?.parse().ok()?;
     (file_name(number) == name).then_some(number)
-}
-
-/// What stands between the name of a data file and the offset from which a start was
-/// rewriting it (R3), in the name of the file that has the bytes.
-pub(crate) const REST: &str = ".rest-";
-
-/// The data file and the offset of which a file of this name has the rest.
-pub(crate) fn rest_of(name: &str) -> Option<(&str, u64)> {
-    let (name, start) = name.split_once(REST)?;
-    number_of(name)?;
-    Some((name, start.parse().ok()?))
 }
 
 /// The data files in the order of their positions, of which nothing but the headers has

@@ -42,9 +42,9 @@ pub(crate) struct Records<'a> {
     buffer: Vec<u8>,
     start: usize,
     /// Bytes checksummed of what was not a record.
-    searched: u64,
-    /// Where the first damaged record ends, as it states.
-    damaged_end: Option<u64>,
+    tried: u64,
+    /// Where the record ends, as it states, that is damaged first.
+    torn: Option<u64>,
 }
 
 impl<'a> Records<'a> {
@@ -57,18 +57,8 @@ impl<'a> Records<'a> {
     ) -> Records<'a> {
         let position = generation.base + HEADER_LEN as u64;
         let (buffer, start) = (Vec::new(), 0);
-        let (searched, damaged_end) = (0, None);
-        Records {
-            disk,
-            format,
-            generation,
-            position,
-            end,
-            buffer,
-            start,
-            searched,
-            damaged_end,
-        }
+        let (tried, torn) = (0, None);
+        Records { disk, format, generation, position, end, buffer, start, tried, torn }
     }
 
     /// Returns the next record and moves past it. At damage the walk stays where it is.
@@ -82,7 +72,7 @@ impl<'a> Records<'a> {
         let Some(len) = self.candidate(position)? else { return damage };
         let bytes = &self.buffer[self.start..self.start + len];
         let Some(record) = self.format.decode(bytes, position) else {
-            self.searched += len as u64;
+            self.tried += len as u64;
             return damage;
         };
         self.position += len as u64;
@@ -100,11 +90,11 @@ impl<'a> Records<'a> {
         }
         let stated = || position + self.format.stated_len(head, position).unwrap_or(0);
         let place = self.format.stated_cas(head);
-        if position < *self.damaged_end.get_or_insert_with(stated) {
+        if position < *self.torn.get_or_insert_with(stated) {
             return Ok(false);
         }
         let Some(len) = self.candidate(place)? else { return Ok(false) };
-        self.searched += len as u64;
+        self.tried += len as u64;
         let bytes = &self.buffer[self.start..self.start + len];
         Ok(self.format.decode(bytes, place).is_some())
     }
@@ -126,7 +116,7 @@ impl<'a> Records<'a> {
 
     /// Whether the search budget is used up, so that long records may be passed over.
     pub(crate) fn is_limited(&self) -> bool {
-        self.searched > SEARCH_BUDGET * (self.end - self.generation.base)
+        self.tried > SEARCH_BUDGET * (self.end - self.generation.base)
     }
 
     /// Continues at `position`, further on: past damage, or past what is not live.
