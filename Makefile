@@ -1,7 +1,8 @@
 # `make` lists the targets. Everything here is a thin shell around cargo.
 
 .PHONY: help build test check run demo designs build-bench bench bench-against bench-redis \
-  bench-crowd bench-growth docs clean test-against test-idle test-disks faults torture fuzz interop
+  bench-crowd bench-growth docs clean test-against test-idle test-disks faults simulate planted \
+  torture fuzz interop
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -35,6 +36,13 @@ faults: ## fail every call to the disk, in SEEDS=n workloads
 
 test-idle: ## 10,000 idle connections, or IDLE=n, while one client works
 	IDLE=$(or $(IDLE),10000) cargo test --release --test server idle_connections
+
+simulate: ## a whole server on one thread: SEEDS=n (1000) worlds, or that of SEED=n
+	SEEDS=$(or $(SEEDS),$(if $(SEED),1,1000)) SEED=$(or $(SEED),1) \
+	  cargo test --release --test simulate -- --nocapture
+
+planted: ## plant faults in a copy, one after another, and have tests find them: minutes
+	cargo test --test planted -- --ignored --nocapture
 
 torture: ## kill servers under load, ROUNDS=1000 times and more, from SEED=1 on: minutes
 	ROUNDS=$(or $(ROUNDS),1000) SEED=$(or $(SEED),1) \

@@ -19,7 +19,8 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// What a socket is watched for. An error or a hang-up is reported in any case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +31,8 @@ pub enum Interest {
     Write,
 }
 
-/// A set of sockets, and the wait for one of them to become ready.
+/// A set of sockets, the wait for one of them to become ready, and the time: all that a
+/// worker asks of the system. A test that simulates it has one of its own.
 pub trait Poller: Send {
     /// Watches `fd`, which is reported as `token`. Its owner removes it before it is
     /// closed.
@@ -41,6 +43,14 @@ pub trait Poller: Send {
     /// `ready` by its tokens: none after the timeout, or when a signal came.
     fn wait(&mut self, ready: &mut Vec<usize>, timeout: Option<Duration>)
     -> Result<()>;
+    /// The time by which timeouts are measured.
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+    /// The time by which items expire, in Unix seconds.
+    fn unix_now(&self) -> u64 {
+        unix_now()
+    }
 }
 
 /// A new poller, of the best kind that this system has.
@@ -381,14 +391,14 @@ pub fn cpu_seconds() -> (f64, f64) {
     (seconds(), seconds())
 }
 
-/// The time since 1970. A clock before that counts as 1970.
-pub fn unix_time() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
-}
-
-/// The time, in Unix seconds.
+/// The time, in Unix seconds. It never goes back: the system's clock is read once, and from
+/// then on time passes.
 pub fn unix_now() -> u64 {
-    unix_time().as_secs()
+    static START: OnceLock<(SystemTime, Instant)> = OnceLock::new();
+    let (at, start) = START.get_or_init(|| (SystemTime::now(), Instant::now()));
+    let time = (*at + start.elapsed()).duration_since(UNIX_EPOCH);
+    // A clock before 1970 counts as 1970.
+    time.map_or(0, |time| time.as_secs())
 }
 
 #[cfg(test)]

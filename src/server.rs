@@ -44,7 +44,7 @@ pub mod service;
 pub mod shared;
 mod stats;
 mod sync;
-mod worker;
+pub mod worker;
 
 pub use crate::server::options::Options;
 
@@ -52,7 +52,7 @@ use crate::os::{Poller, unix_now};
 use crate::protocol::dialect::Dialect;
 use crate::server::listener::Listener;
 use crate::server::login::Credentials;
-use crate::server::shared::{Mailbox, Shared};
+use crate::server::shared::Shared;
 use crate::server::worker::Worker;
 use crate::store::{Store, SyncMode};
 use crate::{Failure, print, warn};
@@ -111,14 +111,16 @@ impl Server {
         let shared = Arc::new(shared);
         for (number, socket) in sockets.into_iter().enumerate() {
             let (shared, poller) = (shared.clone(), poller()?);
-            let run = move || Worker::run(shared, number, socket, poller);
-            spawn(format!("worker-{number}"), run)?;
+            let worker = Worker::new(shared, number, socket, poller)?;
+            spawn(format!("worker-{number}"), || worker.run())?;
         }
         let it = shared.clone();
         if it.store.sync_mode() == SyncMode::Always {
             spawn("syncer".into(), move || {
-                let commit = |position| it.store.commit(position, it.now());
-                it.syncer.run(commit, || it.mailboxes.iter().for_each(Mailbox::wake))
+                loop {
+                    it.syncer.wait();
+                    it.sync(it.now());
+                }
             })?;
         }
         let it = shared.clone();

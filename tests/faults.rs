@@ -17,7 +17,7 @@ mod common;
 
 use common::TempDir;
 use common::disk::{
-    Call, Faulty, How, Seen, contents, files, put_files, records, short,
+    Call, Faulty, How, Seen, contents, files, put_files, records, short, shorten,
 };
 use common::history::{self, FIRST, Files, NOW, one_generation, two_generations};
 use common::model::Model;
@@ -30,7 +30,6 @@ use memcached_lite::store::{
 };
 use std::env;
 use std::fmt::Debug;
-use std::fs::OpenOptions;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -471,22 +470,6 @@ impl Run {
         assert!(self.safe > 2 && !self.is_final && !self.is_missing);
         self.check_power_cut(0);
         self.check_power_cut(random.bits());
-    }
-}
-
-/// Leaves only some of the preallocated space: to read all of it, in thousands of starts,
-/// takes long.
-fn shorten(path: &Path) {
-    const SOME: usize = 64;
-    const ZEROS: [u8; SOME] = [0; SOME];
-    for (name, bytes) in files(path) {
-        let is_space = |bytes: &[u8]| *bytes == ZEROS[..bytes.len()];
-        let end = bytes.chunks(SOME).rposition(|bytes| !is_space(bytes));
-        let len = end.map_or(0, |end| (end + 2) * SOME);
-        if len < bytes.len() {
-            let file = OpenOptions::new().write(true).open(path.join(name));
-            file.unwrap().set_len(len as u64).unwrap();
-        }
     }
 }
 

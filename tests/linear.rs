@@ -2,13 +2,16 @@
 
 mod common;
 
-use common::linear::{Asked, Operation, check, hit};
+use common::linear::{Asked, Operation, SILENT, check, check_all, hit};
 use memcached_lite::driver::random::Random;
+
+/// What the clock shows, where it does not matter.
+const NOON: (u64, u64) = (43_200, 43_200);
 
 /// An operation that was answered.
 fn told(call: u64, end: u64, asked: Asked, answer: &str) -> Operation {
     let answer = Some(answer.to_owned());
-    Operation { client: 0, call, end, asked, answer, unique: None }
+    Operation { client: 0, call, end, asked, answer, unique: None, clock: NOON }
 }
 
 /// An operation that a kill has cut off.
@@ -30,11 +33,11 @@ fn missed(call: u64, end: u64) -> Operation {
 }
 
 fn set(value: &str) -> Asked {
-    Asked::Set(value.to_owned())
+    Asked::Set(value.to_owned(), 0)
 }
 
 fn add(value: &str) -> Asked {
-    Asked::Add(value.to_owned())
+    Asked::Add(value.to_owned(), 0)
 }
 
 fn append(value: &str) -> Asked {
@@ -42,7 +45,7 @@ fn append(value: &str) -> Asked {
 }
 
 fn cas(value: &str, unique: u64) -> Asked {
-    Asked::Cas(value.to_owned(), unique)
+    Asked::Cas(value.to_owned(), unique, 0)
 }
 
 #[track_caller]
@@ -81,7 +84,7 @@ fn every_answer_of_a_register_is_right() {
         told(26, 27, Asked::Incr(2), "NOT_FOUND"),
         told(28, 29, cas("f", 70), "NOT_FOUND"),
         told(30, 31, set("g"), "STORED"),
-        told(32, 33, Asked::FlushAll, "OK"),
+        told(32, 33, Asked::FlushAll(0), "OK"),
         missed(34, 35),
     ]);
 }
@@ -135,7 +138,7 @@ fn a_read_may_show_a_write_that_has_no_answer_yet() {
 #[test]
 fn what_would_change_nothing_yet_may_be_done_later() {
     good(&[
-        told(0, 9, Asked::FlushAll, "OK"),
+        told(0, 9, Asked::FlushAll(0), "OK"),
         told(1, 2, set("a"), "STORED"),
         got(3, 4, "a"),
         missed(5, 6),
@@ -159,7 +162,7 @@ fn a_lost_acknowledged_write_is_bad() {
 
 #[test]
 fn a_value_that_comes_back_after_an_acknowledged_delete_is_bad() {
-    for delete in [Asked::Delete, Asked::FlushAll] {
+    for delete in [Asked::Delete, Asked::FlushAll(0)] {
         let answer = if matches!(delete, Asked::Delete) { "DELETED" } else { "OK" };
         bad(&[
             told(0, 1, set("a"), "STORED"),
@@ -271,7 +274,7 @@ fn a_long_history_is_judged_and_one_lie_in_it_found() {
             _ => (Asked::Get, value.as_deref().map_or("END".to_owned(), hit)),
         };
         match &asked {
-            Asked::Set(new) => value = Some(new.clone()),
+            Asked::Set(new, _) => value = Some(new.clone()),
             Asked::Delete => value = None,
             _ => {}
         }
@@ -284,4 +287,110 @@ fn a_long_history_is_judged_and_one_lie_in_it_found() {
     let gets = |operation: &&mut Operation| matches!(operation.asked, Asked::Get);
     history.iter_mut().rev().find(gets).expect("a get").answer = Some(hit("70"));
     check(history).expect_err("a lie");
+}
+
+/// What the clock shows at an operation.
+fn at(clock: (u64, u64), operation: Operation) -> Operation {
+    Operation { clock, ..operation }
+}
+
+fn set_for(value: &str, exptime: i64) -> Asked {
+    Asked::Set(value.to_owned(), exptime)
+}
+
+#[test]
+fn an_item_expires_at_its_second_and_not_before() {
+    let set = at((100, 101), told(0, 1, set_for("a", 10), "STORED"));
+    // It may have been set at 100 or at 101.
+    good(&[set.clone(), at((109, 109), got(2, 3, "a"))]);
+    bad(&[set.clone(), at((109, 109), missed(2, 3))]);
+    good(&[set.clone(), at((110, 110), got(2, 3, "a"))]);
+    good(&[set.clone(), at((110, 110), missed(2, 3))]);
+    bad(&[set.clone(), at((111, 111), got(2, 3, "a"))]);
+    good(&[set, at((111, 111), missed(2, 3))]);
+}
+
+#[test]
+fn what_has_expired_for_one_client_has_for_those_that_come_later() {
+    let set = at((100, 101), told(0, 1, set_for("a", 10), "STORED"));
+    let (hit, miss) = (got(4, 5, "a"), missed(2, 3));
+    bad(&[set.clone(), at((110, 110), miss), at((110, 110), hit)]);
+    let (hit, miss) = (got(2, 3, "a"), missed(4, 5));
+    good(&[set, at((110, 110), hit), at((110, 111), miss)]);
+}
+
+#[test]
+fn a_touch_moves_the_deadline_and_keeps_the_unique() {
+    let set = at((100, 100), told(0, 1, set_for("a", 10), "STORED"));
+    let seen = at((100, 100), shown(2, 3, "a", 70));
+    for touch in [
+        told(4, 5, Asked::Touch(50), "TOUCHED"),
+        Operation { unique: Some(70), ..told(4, 5, Asked::Gat(50), &hit("a")) },
+    ] {
+        let touched = [set.clone(), seen.clone(), at((105, 105), touch)];
+        good(&[&touched[..], &[at((140, 140), shown(6, 7, "a", 70))]].concat());
+        bad(&[&touched[..], &[at((140, 140), shown(6, 7, "a", 71))]].concat());
+        bad(&[&touched[..], &[at((140, 140), missed(6, 7))]].concat());
+        bad(&[&touched[..], &[at((155, 155), got(6, 7, "a"))]].concat());
+    }
+    bad(&[told(0, 1, Asked::Touch(5), "TOUCHED")]);
+    bad(&[told(0, 1, Asked::Gat(5), &hit("a"))]);
+}
+
+#[test]
+fn a_flush_with_a_delay_removes_what_is_there_when_it_is_due() {
+    let flush = at((100, 100), told(2, 3, Asked::FlushAll(10), "OK"));
+    let old = [told(0, 1, set("a"), "STORED"), flush];
+    good(&[&old[..], &[at((109, 109), got(4, 5, "a"))]].concat());
+    bad(&[&old[..], &[at((109, 109), missed(4, 5))]].concat());
+    bad(&[&old[..], &[at((110, 110), got(4, 5, "a"))]].concat());
+    // Another takes its place.
+    let other = at((105, 105), told(4, 5, Asked::FlushAll(100), "OK"));
+    good(&[&old[..], &[other, at((150, 150), got(6, 7, "a"))]].concat());
+    // What was stored before it was due is removed, and what was stored later is not.
+    let new = |second| at((second, second), told(4, 5, set("b"), "STORED"));
+    bad(&[&old[..], &[new(109), at((150, 150), got(6, 7, "b"))]].concat());
+    good(&[&old[..], &[new(111), at((150, 150), got(6, 7, "b"))]].concat());
+}
+
+#[test]
+fn what_wanted_no_answer_is_done_before_a_later_answer() {
+    let silent = told(2, 3, Asked::Delete, SILENT);
+    let old = [told(0, 1, set("a"), "STORED"), silent];
+    good(&[&old[..], &[missed(4, 5)]].concat());
+    bad(&[&old[..], &[got(4, 5, "a")]].concat());
+}
+
+/// Histories of two keys, on which others work while client 9 flushes.
+fn flushed(first: &[Operation], second: &[Operation]) -> Result<(), String> {
+    let flush = Operation { client: 9, ..told(10, 40, Asked::FlushAll(0), "OK") };
+    let with = |history: &[Operation]| [history, std::slice::from_ref(&flush)].concat();
+    check_all(vec![with(first), with(second)])
+}
+
+#[test]
+fn a_flush_is_one_moment_for_all_keys() {
+    let old = [told(0, 1, set("a"), "STORED"), told(2, 3, set("b"), "STORED")];
+    // One get of both keys shows the first as gone and the second as still there.
+    let history = |reads: [Operation; 2]| {
+        let [first, second] = reads;
+        flushed(&[old[0].clone(), first], &[old[1].clone(), second])
+    };
+    history([missed(20, 21), got(20, 22, "b")]).expect_err("two moments");
+    assert_eq!(history([got(20, 21, "a"), missed(20, 22)]), Ok(()));
+    assert_eq!(history([missed(20, 21), missed(20, 22)]), Ok(()));
+    // Two gets at the same time, of different clients, have any order.
+    let other = Operation { client: 3, ..got(19, 22, "b") };
+    assert_eq!(history([missed(20, 21), other]), Ok(()));
+    // A value is set after the flush, and one that is set later is flushed.
+    let survivor = [told(20, 21, set("c"), "STORED"), got(50, 51, "c")];
+    let lost = [told(23, 24, set("d"), "STORED"), missed(52, 53)];
+    flushed(&survivor, &lost).expect_err("two moments");
+    assert_eq!(flushed(&lost, &survivor[..1]), Ok(()));
+}
+
+#[test]
+fn a_unique_of_two_keys_is_bad() {
+    let history = |value| vec![told(0, 1, set(value), "STORED"), shown(2, 3, value, 7)];
+    check_all(vec![history("a"), history("b")]).expect_err("one unique for two");
 }

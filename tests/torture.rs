@@ -21,7 +21,8 @@
 mod common;
 
 use common::disk::{Call, Faulty, How};
-use common::linear::{self, Asked, Operation, hit};
+use common::linear::{Asked, Operation, SILENT};
+use common::requests::{Command, Ledger, Maker, judge};
 use common::stream::Ingredients;
 use common::verbs::Verbs;
 use common::{Server, TempDir, connect};
@@ -31,7 +32,7 @@ use memcached_lite::store::log::file_name;
 use memcached_lite::store::record::IntOrder;
 use memcached_lite::store::{Options, Session, Settings};
 use std::env;
-use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
+use std::io::{self, BufReader, ErrorKind, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
@@ -112,14 +113,12 @@ impl Round {
         let keys = random.between(2, 8);
         let longest = [50, 1_000, 30_000, 60_000][random.below(4)];
         let depth = [1, 1, 3, 6][random.below(4)];
-        let clients = (0..=random.between(3, 6)).map(|number| Client {
-            number,
-            random: Random::new(random.bits()),
-            longest,
-            depth,
-            stored: 0,
-            uniques: vec![0; keys],
-            ledger: Vec::new(),
+        // A flush that is not one moment shows in a get of several keys at that time.
+        let (keys, flushes, reads) = [(keys, 60, 6), (8, 6, 2)][random.below(2)];
+        let clients = (0..=random.between(3, 6)).map(|number| {
+            let maker = Maker::new(Random::new(random.bits()), number, keys);
+            let maker = Maker { longest, depth, flushes, reads, ..maker };
+            Client { maker, ledger: Ledger::new() }
         });
         Round {
             seed,
@@ -146,12 +145,7 @@ impl Round {
             self.live();
         }
         self.start();
-        (0..self.keys).try_for_each(|key| {
-            let entries = self.clients.iter().flat_map(|client| &client.ledger);
-            let of_key = entries.filter(|(k, _)| k.is_none_or(|k| k == key));
-            let history = of_key.map(|(_, operation)| operation.clone()).collect();
-            linear::check(history).map_err(|why| format!("key k{key}: {why}"))
-        })
+        judge(self.keys, self.clients.iter().flat_map(|client| &client.ledger))
     }
 
     /// Starts a server and kills it on its way, or when it has just begun to listen.
@@ -170,8 +164,9 @@ impl Round {
         let server = Server::start_on(self.data(), &options);
         let life = Life::new(server, self.clock.clone(), self.keys);
         let mut stream = BufReader::new(connect(life.addr).expect("it listens"));
-        let reads = (0..self.keys).map(|key| (Some(key), Asked::Gets)).collect();
-        let read = self.clients[0].exchange(&mut stream, reads, &life);
+        let keys = (0..self.keys).collect();
+        let reads = [Command { keys, asked: Asked::Gets, noreply: false }];
+        let read = self.clients[0].exchange(&mut stream, &reads, &life);
         read.expect("it answers");
         life
     }
@@ -231,9 +226,10 @@ impl Round {
         assert!(life.is_over(), "the server has ended by itself");
         self.kills.push(if life.is_long() { "at last" } else { name });
         // What has no answer by now happened before this moment or never does.
-        let ended = life.tick();
-        for (_, operation) in self.clients.iter_mut().flat_map(|c| &mut c.ledger) {
-            operation.end = operation.end.min(ended);
+        let (ended, now) = (life.tick(), unix_now());
+        let all = self.clients.iter_mut().flat_map(|client| &mut client.ledger);
+        for (_, operation) in all.filter(|(_, operation)| operation.end == u64::MAX) {
+            (operation.end, operation.clock.1) = (ended, now);
         }
     }
 
@@ -321,7 +317,7 @@ impl Life {
     fn removing(&self, key: Option<usize>, asked: &Asked) -> &[AtomicU64] {
         match (asked, key) {
             (Asked::Delete, Some(key)) => &self.removing[key..=key],
-            (Asked::FlushAll, _) => &self.removing,
+            (Asked::FlushAll(_), _) => &self.removing,
             _ => &[],
         }
     }
@@ -366,18 +362,9 @@ impl Life {
 }
 
 struct Client {
-    number: usize,
-    random: Random,
-    /// The longest value that it stores, in bytes.
-    longest: usize,
-    /// The most requests that it sends at once.
-    depth: usize,
-    /// How many values it has stored.
-    stored: u64,
-    /// Of each key the unique that it saw last.
-    uniques: Vec<u64>,
-    /// All it has asked: of which key, `None` for all.
-    ledger: Vec<(Option<usize>, Operation)>,
+    /// Of what it asks.
+    maker: Maker,
+    ledger: Ledger,
 }
 
 impl Client {
@@ -386,8 +373,8 @@ impl Client {
         let served = connect(life.addr).and_then(|stream| {
             let mut stream = BufReader::new(stream);
             loop {
-                let requests = self.requests();
-                self.exchange(&mut stream, requests, life)?;
+                let commands = self.maker.commands();
+                self.exchange(&mut stream, &commands, life)?;
             }
         });
         let error: io::Error = match served {
@@ -398,164 +385,50 @@ impl Client {
         assert!(!late.contains(&error.kind()), "no answer in time");
     }
 
-    /// What to send at once: of each key one request at most, so that as many are
-    /// under way at the same time as there are clients.
-    fn requests(&mut self) -> Vec<(Option<usize>, Asked)> {
-        if self.random.below(100) == 0 {
-            return vec![(None, Asked::FlushAll)];
-        }
-        let keys = self.uniques.len();
-        let count = self.random.between(1, self.depth.min(keys));
-        // The first ones are hot, the last ones often left alone.
-        let last = self.random.below(keys);
-        let first = self.random.below(last + 1);
-        (first..first + count)
-            .map(|key| (Some(key % keys), self.ask(key % keys)))
-            .collect()
-    }
-
-    fn ask(&mut self, key: usize) -> Asked {
-        match self.random.below(100) {
-            0..20 => Asked::Get,
-            20..30 => Asked::Gets,
-            30..48 => Asked::Set(self.value()),
-            48..56 => Asked::Set(self.number()),
-            56..70 => Asked::Delete,
-            70..78 => Asked::Add(self.value()),
-            78..84 => Asked::Append(self.value_of(1)),
-            84..92 => Asked::Cas(self.value(), self.uniques[key]),
-            _ => Asked::Incr(1 + self.random.below(9) as u64),
-        }
-    }
-
-    fn value(&mut self) -> String {
-        let len = self.random.below(self.longest);
-        self.value_of(len)
-    }
-
-    /// A value in short: who stores it, its number, and how many bytes follow.
-    fn value_of(&mut self, len: usize) -> String {
-        self.stored += 1;
-        format!("v{}.{}:{len};", self.number, self.stored)
-    }
-
-    /// A number that no other can be counted up to.
-    fn number(&mut self) -> String {
-        self.stored += 1;
-        ((self.stored * 10 + self.number as u64) * 1_000_000).to_string()
-    }
-
-    /// Sends the requests in one write, and takes the answers into the ledger.
+    /// Sends the commands in one write, and takes the answers into the ledger.
     fn exchange(
         &mut self,
         stream: &mut BufReader<TcpStream>,
-        requests: Vec<(Option<usize>, Asked)>,
+        commands: &[Command],
         life: &Life,
     ) -> io::Result<()> {
         let mut sent = Vec::new();
         let first = self.ledger.len();
-        let (client, call) = (self.number, life.tick());
-        for (key, asked) in requests {
-            write_request(key.unwrap_or_default(), &asked, &mut sent);
-            life.asked(key, &asked);
-            let (answer, unique, end) = (None, None, u64::MAX);
-            let operation = Operation { client, call, end, asked, answer, unique };
-            self.ledger.push((key, operation));
+        let (client, call, now) = (self.maker.number, life.tick(), unix_now());
+        for command in commands {
+            command.write_to(&mut sent);
+            for key in command.of_keys() {
+                life.asked(key, &command.asked);
+                let (asked, answer, unique) = (command.asked.clone(), None, None);
+                let (end, clock) = (u64::MAX, (now, now));
+                let operation =
+                    Operation { client, call, end, asked, answer, unique, clock };
+                self.ledger.push((key, operation));
+            }
         }
         stream.get_mut().write_all(&sent)?;
-        for (key, operation) in &mut self.ledger[first..] {
-            let (answer, unique) = read_answer(stream)?;
-            operation.end = life.tick();
-            life.answered(*key, &operation.asked, &answer);
-            operation.answer = Some(answer);
-            operation.unique = unique;
-            if let (Some(key), Some(unique)) = (*key, unique) {
-                self.uniques[key] = unique;
+        let mut answers = Vec::new();
+        for command in commands {
+            match command.noreply {
+                true => answers.push((SILENT.to_owned(), None)),
+                false => answers.extend(command.read_answers(stream)?),
+            }
+            // Those that wanted none are done when a later one is.
+            if command.noreply {
+                continue;
+            }
+            let open = &mut self.ledger[first..];
+            let open = open.iter_mut().filter(|(_, it)| it.answer.is_none());
+            for ((key, operation), (answer, unique)) in open.zip(answers.drain(..)) {
+                (operation.end, operation.clock.1) = (life.tick(), unix_now());
+                life.answered(*key, &operation.asked, &answer);
+                operation.answer = Some(answer);
+                operation.unique = unique;
+                if let (Some(key), Some(unique)) = (*key, unique) {
+                    self.maker.uniques[key] = unique;
+                }
             }
         }
         Ok(())
     }
-}
-
-fn write_request(key: usize, asked: &Asked, out: &mut Vec<u8>) {
-    let (verb, value, unique) = match asked {
-        Asked::Get | Asked::Gets | Asked::Delete => {
-            return write!(out, "{asked} k{key}\r\n").expect("memory");
-        }
-        Asked::Incr(delta) => {
-            return write!(out, "incr k{key} {delta}\r\n").expect("memory");
-        }
-        Asked::FlushAll => return write!(out, "{asked}\r\n").expect("memory"),
-        Asked::Set(value) => ("set", value, String::new()),
-        Asked::Add(value) => ("add", value, String::new()),
-        Asked::Append(value) => ("append", value, String::new()),
-        Asked::Cas(value, unique) => ("cas", value, format!(" {unique}")),
-    };
-    let value = in_full(value);
-    write!(out, "{verb} k{key} 0 0 {}{unique}\r\n", value.len()).expect("memory");
-    out.extend(value);
-    out.extend(b"\r\n");
-}
-
-/// An answer in the checker's words, and the unique in it.
-fn read_answer(stream: &mut BufReader<TcpStream>) -> io::Result<(String, Option<u64>)> {
-    let line = read_line(stream)?;
-    let words: Vec<&str> = line.split(' ').collect();
-    let ["VALUE", _, _, len, ref unique @ ..] = words[..] else {
-        return Ok((line, None));
-    };
-    let mut value = vec![0; len.parse().expect("a length")];
-    stream.read_exact(&mut value)?;
-    assert_eq!(read_line(stream)?, "");
-    assert_eq!(read_line(stream)?, "END");
-    let unique = unique.first().map(|unique| unique.parse().expect("a unique"));
-    Ok((hit(&in_short(&value)), unique))
-}
-
-/// The next line, without its end. Half a line is none.
-fn read_line(stream: &mut BufReader<TcpStream>) -> io::Result<String> {
-    let mut line = String::new();
-    stream.read_line(&mut line)?;
-    match line.strip_suffix("\r\n") {
-        Some(line) => Ok(line.to_owned()),
-        None => Err(ErrorKind::UnexpectedEof.into()),
-    }
-}
-
-/// The bytes that a value in short stands for: each of its parts with so many letters
-/// after it as it says.
-fn in_full(short: &str) -> Vec<u8> {
-    let mut value = Vec::new();
-    for part in short.split_inclusive(';') {
-        value.extend(part.bytes());
-        let (letter, len) = letters(part);
-        value.resize(value.len() + len, letter);
-    }
-    value
-}
-
-/// The value in short, if it is one that was stored; else with what is wrong in it.
-fn in_short(mut value: &[u8]) -> String {
-    let mut short = String::new();
-    while let Some(end) = value.iter().position(|&byte| byte == b';') {
-        let (part, rest) = value.split_at(end + 1);
-        let part = String::from_utf8_lossy(part);
-        let (letter, len) = letters(&part);
-        if rest.iter().take_while(|&&byte| byte == letter).take(len).count() < len {
-            break;
-        }
-        short += &part;
-        value = &rest[len..];
-    }
-    short + &value[..value.len().min(100)].escape_ascii().to_string()
-}
-
-/// Which letter follows a part, and how often.
-fn letters(part: &str) -> (u8, usize) {
-    let Some((name, len)) = part.trim_end_matches(';').split_once(':') else {
-        return (b'a', 0);
-    };
-    let number = name.rsplit('.').next().and_then(|name| name.parse::<u64>().ok());
-    let letter = b'a' + (number.unwrap_or_default() % 26) as u8;
-    (letter, len.parse().unwrap_or_default())
 }

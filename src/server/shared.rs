@@ -5,7 +5,7 @@
 //! when one of its own connections closes; and when the queue is full as well, it is
 //! rejected.
 
-use crate::os::unix_time;
+use crate::os::unix_now;
 use crate::protocol::dialect::Dialect;
 use crate::protocol::reply::TOO_MANY_CONNECTIONS;
 use crate::server::login::Credentials;
@@ -40,8 +40,8 @@ pub struct Shared {
     pub(crate) syncer: Syncer,
     pub(crate) accepts: Mutex<Accepts>,
     pub(crate) started: Instant,
-    /// The time since 1970 at which it started.
-    started_at: Duration,
+    /// S6: what the system's clock is behind the store's time, in seconds.
+    pub(crate) late: u64,
 }
 
 /// Who is served, and who waits.
@@ -95,7 +95,7 @@ impl Shared {
             sockets.push(woken);
         }
         let shared = Shared {
-            started_at: unix_time().max(Duration::from_secs(store.time())),
+            late: store.time().saturating_sub(unix_now()),
             store,
             credentials,
             counters: (0..options.threads).map(|_| Counters::default()).collect(),
@@ -114,10 +114,9 @@ impl Shared {
         Ok((shared, sockets))
     }
 
-    /// The time, in Unix seconds. It never goes back (S6), whatever the system's clock does:
-    /// that was read once, and time has passed since.
-    pub fn now(&self) -> u64 {
-        (self.started_at + self.started.elapsed()).as_secs()
+    /// The store's time, in Unix seconds.
+    pub(crate) fn now(&self) -> u64 {
+        unix_now() + self.late
     }
 
     /// How long nobody has been connected; `None` if somebody is.
@@ -127,7 +126,7 @@ impl Shared {
     }
 
     /// Gives a new connection to `worker`, or to the accept queue, or rejects it.
-    pub(crate) fn admit(&self, stream: Stream, peer: String, worker: usize) {
+    pub fn admit(&self, stream: Stream, peer: String, worker: usize) {
         let mut accepts = lock(&self.accepts);
         accepts.accepted += 1;
         if accepts.serving < self.options.conn_limit {
@@ -159,6 +158,16 @@ impl Shared {
         }
         accepts.serving -= 1;
         accepts.idle_since = Instant::now();
+    }
+
+    /// The syncer's part: commits what workers have requested, then wakes them all.
+    /// Returns whether anything was requested.
+    pub fn sync(&self, now: u64) -> bool {
+        let is_done = self.syncer.step(|position| self.store.commit(position, now));
+        if is_done {
+            self.mailboxes.iter().for_each(Mailbox::wake);
+        }
+        is_done
     }
 
     /// Prints a line with `-v`.

@@ -47,26 +47,27 @@ impl Syncer {
         (state.ended >= commit).then(|| state.error.clone().map_or(Ok(()), Err))
     }
 
-    /// Waits for requests and commits, forever.
-    pub(crate) fn run(
-        &self,
-        commit: impl Fn(u64) -> Result<()>,
-        wake: impl Fn(),
-    ) -> std::io::Result<()> {
-        loop {
-            let state = lock(&self.state);
-            let waited = self.requested.wait_while(state, |state| !state.is_requested);
-            let mut state = waited.expect("nobody panics while the lock is held");
-            state.is_requested = false;
-            state.begun += 1;
-            let position = state.position;
-            drop(state);
-            let error = commit(position).err();
-            let mut state = lock(&self.state);
-            state.ended += 1;
-            state.error = error;
-            drop(state);
-            wake();
+    /// Waits for a request.
+    pub(crate) fn wait(&self) {
+        let state = lock(&self.state);
+        let waited = self.requested.wait_while(state, |state| !state.is_requested);
+        drop(waited.expect("nobody panics while the lock is held"));
+    }
+
+    /// Makes one commit for all requests. Returns whether there were any.
+    pub(crate) fn step(&self, commit: impl Fn(u64) -> Result<()>) -> bool {
+        let mut state = lock(&self.state);
+        if !state.is_requested {
+            return false;
         }
+        state.is_requested = false;
+        state.begun += 1;
+        let position = state.position;
+        drop(state);
+        let error = commit(position).err();
+        let mut state = lock(&self.state);
+        state.ended += 1;
+        state.error = error;
+        true
     }
 }

@@ -40,7 +40,7 @@ const WAKER: usize = usize::MAX;
 type Served = (usize, u64);
 
 /// See the top of this file.
-pub(crate) struct Worker {
+pub struct Worker {
     shared: Arc<Shared>,
     /// Readable when the worker is to look into its mailbox, or a commit has ended.
     woken: UnixStream,
@@ -57,18 +57,21 @@ pub(crate) struct Worker {
     parked: Vec<(Served, u64)>,
     /// What is read goes here first; what is complete is executed from here.
     buffer: Vec<u8>,
+    /// When timeouts are checked again.
+    next_check: Instant,
 }
 
 impl Worker {
-    /// Serves the connections that come into the mailbox of this number, forever.
-    pub(crate) fn run(
+    /// A worker for the connections that come into the mailbox of this number.
+    pub fn new(
         shared: Arc<Shared>,
         number: usize,
         woken: UnixStream,
         mut poller: Box<dyn Poller>,
-    ) -> io::Result<()> {
+    ) -> io::Result<Worker> {
         poller.add(woken.as_fd(), WAKER, Interest::Read)?;
-        let mut worker = Worker {
+        Ok(Worker {
+            next_check: poller.now() + CHECK,
             context: Context::new(shared.clone(), number),
             shared,
             woken,
@@ -78,23 +81,32 @@ impl Worker {
             turns: VecDeque::new(),
             parked: Vec::new(),
             buffer: vec![0; READ_LIMIT],
-        };
-        let mut next_check = Instant::now() + CHECK;
+        })
+    }
+
+    /// Serves them, forever.
+    pub(crate) fn run(mut self) -> io::Result<()> {
         loop {
-            let mut now = Instant::now();
-            if worker.ready.is_empty() {
-                let has_turns = !worker.turns.is_empty();
-                let check = next_check.saturating_duration_since(now);
-                let timeout = if has_turns { Duration::ZERO } else { check };
-                worker.poller.wait(&mut worker.ready, Some(timeout))?;
-                now = Instant::now();
-            }
-            worker.tick(now)?;
-            if now >= next_check {
-                next_check = now + CHECK;
-                worker.close_overdue(now);
-            }
+            self.step()?;
         }
+    }
+
+    /// Waits until a connection is ready, or until timeouts are to be checked: one tick.
+    pub fn step(&mut self) -> io::Result<()> {
+        let mut now = self.poller.now();
+        if self.ready.is_empty() {
+            let has_turns = !self.turns.is_empty();
+            let check = self.next_check.saturating_duration_since(now);
+            let timeout = if has_turns { Duration::ZERO } else { check };
+            self.poller.wait(&mut self.ready, Some(timeout))?;
+            now = self.poller.now();
+        }
+        self.tick(now)?;
+        if now >= self.next_check {
+            self.next_check = now + CHECK;
+            self.close_overdue(now);
+        }
+        Ok(())
     }
 
     /// Serves the connections that are ready: the way of a request, from here on.
@@ -155,9 +167,9 @@ impl Worker {
 
     /// Lets a connection execute its requests. Returns what its replies depend on.
     fn serve(&mut self, token: usize, now: Instant) -> Option<u64> {
-        let Worker { connections, context, buffer, .. } = self;
+        let Worker { connections, context, buffer, poller, .. } = self;
         let connection = connections.get_mut(token)?.as_mut()?;
-        context.session.now = context.shared.now();
+        context.session.now = poller.unix_now() + context.shared.late;
         context.session.depends_on = 0;
         let serve = AssertUnwindSafe(|| connection.serve(buffer, now, context));
         // W2: whatever it was doing, it does no more.

@@ -10,6 +10,7 @@
 //! | a process cut off at its n-th call | [`How::Stop`] |
 //! | what waits for a call, and what shares it | [`Faulty::hold`] |
 //! | threads that overtake one another | [`Faulty::wait_at_random`] |
+//! | what happens beside a call, on one thread | [`Faulty::before_each`] |
 //! | what is asked, and in which order | [`Faulty::done`] |
 //! | a power cut | [`Faulty::power_cut`] |
 //!
@@ -120,6 +121,8 @@ struct State {
     stopped: bool,
     /// Calls that have failed.
     failures: usize,
+    /// Run before each call.
+    before: Option<fn(Call)>,
     /// Chooses how long a call waits for others.
     waits: Option<Random>,
     /// Such calls are held, once so many have passed.
@@ -316,6 +319,11 @@ impl Faulty {
         self.state().waits = Some(Random::new(seed));
     }
 
+    /// From now on, runs this before each call, on the thread that makes it.
+    pub fn before_each(&self, before: fn(Call)) {
+        self.state().before = Some(before);
+    }
+
     /// Whether the process has been stopped.
     pub fn has_stopped(&self) -> bool {
         self.state().stopped
@@ -391,6 +399,10 @@ impl Faulty {
             Some(file) => file.metadata()?.ino(),
             None => 0,
         };
+        let before = self.state().before;
+        if let Some(before) = before {
+            before(call);
+        }
         self.let_others_go_first();
         let mut state = self.state();
         state.done.push((call, inode, at.0, at.1));
@@ -692,6 +704,22 @@ pub fn put_files(path: &Path, files: &BTreeMap<String, Vec<u8>>) {
         let file = file.unwrap();
         file.set_len(bytes.len() as u64).unwrap();
         file.write_all_at(bytes, 0).unwrap();
+    }
+}
+
+/// Leaves only some of the preallocated space: to read all of it, in thousands of starts,
+/// takes long.
+pub fn shorten(path: &Path) {
+    const SOME: usize = 64;
+    const ZEROS: [u8; SOME] = [0; SOME];
+    for (name, bytes) in files(path) {
+        let is_space = |bytes: &[u8]| *bytes == ZEROS[..bytes.len()];
+        let end = bytes.chunks(SOME).rposition(|bytes| !is_space(bytes));
+        let len = end.map_or(0, |end| (end + 2) * SOME);
+        if len < bytes.len() {
+            let file = OpenOptions::new().write(true).open(path.join(name));
+            file.unwrap().set_len(len as u64).unwrap();
+        }
     }
 }
 

@@ -11,6 +11,7 @@
 //! | a connection's own ways | [`Server::start`], [`Server::connect`], [`talk`] |
 //! | what outlives a crash | a [`TempDir`], [`Server::start_on`], [`Server::kill`] |
 //! | what clients were answered at the same time | [`linear::check`] |
+//! | what clients ask for under load | [`requests::Maker`] |
 //! | what the server prints | [`Server::wait_for_line`], [`Server::last_words`] |
 //! | a program in `examples/` | [`example`] |
 //! | damaged files, and what they should mean | [`history`] |
@@ -30,6 +31,7 @@ pub mod disk;
 pub mod history;
 pub mod linear;
 pub mod model;
+pub mod requests;
 pub mod stream;
 pub mod talk;
 pub mod verbs;
