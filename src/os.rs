@@ -335,6 +335,7 @@ pub fn limit_unsent(_: BorrowedFd, _: c_int) -> Result<()> {
 }
 
 /// Extends a file to `len` bytes, for which the disk has room from then on.
+/// Where file system or system can't do that, nothing happens.
 #[cfg(all(not(target_os = "macos"), target_pointer_width = "64"))]
 pub fn allocate(file: BorrowedFd, len: u64) -> Result<()> {
     unsafe extern "C" {
@@ -347,8 +348,8 @@ pub fn allocate(file: BorrowedFd, len: u64) -> Result<()> {
     if is_done { Ok(()) } else { Err(error) }
 }
 
-/// Elsewhere nothing is reserved.
 #[cfg(not(all(not(target_os = "macos"), target_pointer_width = "64")))]
+/// As above.
 pub fn allocate(_: BorrowedFd, _: u64) -> Result<()> {
     Ok(())
 }

@@ -303,7 +303,7 @@ fn a_file_of_logins_that_belongs_to_somebody_else_is_not_read() {
         .assert()
         .failure();
     let said = String::from_utf8_lossy(&server.get_output().stderr).into_owned();
-    assert!(said.contains("belongs to another user"), "{said}");
+    assert!(said.contains("make it your own"), "{said}");
 }
 
 #[test]

@@ -21,7 +21,7 @@ struct Fault {
     instead: &'static str,
 }
 
-const FAULTS: [Fault; 8] = [
+const FAULTS: [Fault; 7] = [
     Fault {
         what: "a reply leaves before the commit",
         test: "simulate",
@@ -48,14 +48,7 @@ const FAULTS: [Fault; 8] = [
         let Some(entry) = found.or(Some(copied)) else {",
     },
     Fault {
-        what: "a parked reply misses its wake-up",
-        test: "simulate",
-        file: "src/server/worker.rs",
-        line: "self.unpark(now);",
-        instead: "if self.turns.is_empty() { self.unpark(now) }",
-    },
-    Fault {
-        what: "a commit wakes one worker alone",
+        what: "a parked reply misses its wake-up: a commit wakes one worker alone",
         test: "simulate",
         file: "src/server/shared.rs",
         line: "self.mailboxes.iter().for_each(Mailbox::wake);",

@@ -50,14 +50,9 @@ enum Next {
     Line(usize),
     /// The rest of a get's keys, with the line's end. It waits until the output has room.
     Keys { len: usize, unique: bool, exptime: Option<i64> },
-    /// A rejected data block: bytes of it that are left; and what is answered, and which
-    /// item removed, after its end, for which this many bytes are needed.
-    Swallow {
-        left: usize,
-        needed: usize,
-        reply: Option<Reply>,
-        removes: Option<Box<[u8]>>,
-    },
+    /// A rejected data block: bytes of it that are left; and what is answered, and whose
+    /// item is removed, after its end, for which this many bytes are needed.
+    Swallow { left: usize, needed: usize, reply: Option<Reply>, key: Option<Vec<u8>> },
     /// Nothing: the connection is closed when the output has left.
     Close,
 }
@@ -270,7 +265,7 @@ impl Connection {
 
     /// Discards what is there of a rejected block. Returns the bytes used.
     fn swallow(&mut self, bytes: &[u8], context: &mut Context) -> usize {
-        let Next::Swallow { left, needed, reply, removes } = &mut self.next else {
+        let Next::Swallow { left, needed, reply, key } = &mut self.next else {
             return 0;
         };
         let dialect = context.shared.options.dialect;
@@ -284,7 +279,7 @@ impl Connection {
             }
             BlockEnd::Found(end) | BlockEnd::Missing(end) => {
                 // Not before: a client that leaves in the middle has requested nothing.
-                let removed = removes.take().map(|key| context.remove(&key));
+                let removed = key.take().map(|key| context.remove(&key));
                 if let Some(reply) = reply {
                     if let Some(Err(error)) = removed {
                         *reply = Reply::ServerError(error.to_string());
@@ -413,8 +408,8 @@ impl Connection {
         };
         let is_silent = rejection.noreply && self.is_authenticated;
         let reply = (!is_silent).then_some(reply);
-        let removes = removes.filter(|_| self.is_authenticated).map(Box::from);
-        self.next = Next::Swallow { left, needed: 1, reply, removes };
+        let key = removes.filter(|_| self.is_authenticated).map(Vec::from);
+        self.next = Next::Swallow { left, needed: 1, reply, key };
     }
 
     /// Answers as many keys as there is room for; `line` ends with them. Returns how many

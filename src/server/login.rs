@@ -29,7 +29,7 @@ use crate::protocol::words::Words;
 use std::fs;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 /// The most bytes that the block of a login may have.
@@ -60,15 +60,9 @@ impl Credentials {
                 "{file} is not a regular file; name another --auth-file"
             ));
         }
-        if metadata.uid() != os::user() {
+        if metadata.mode() & 0o077 != 0 || metadata.uid() != os::user() {
             return Err(format!(
-                "{file} belongs to another user; `chown` it to the one that the server \
-                 runs as"
-            ));
-        }
-        if metadata.permissions().mode() & 0o077 != 0 {
-            return Err(format!(
-                "others can read or change {file}; `chmod 600 {file}`"
+                "others can read or change {file}; make it your own, and `chmod 600 {file}`"
             ));
         }
         let text = fs::read(path).map_err(failed)?;

@@ -129,7 +129,10 @@ fn save(
     let temporary = generation.name() + ".tmp";
     let saved = disk.open(&temporary, true);
     match saved.and_then(|saved| copy(disk, &generation.file, range, &saved, 0)) {
-        Err(error) if is_full(&error) => Ok(false),
+        Err(error) if is_full(&error) => {
+            let _ = disk.remove(&temporary);
+            Ok(false)
+        }
         result => result.and_then(|()| {
             disk.rename(&temporary, name)?;
             disk.sync_dir().map(|()| true)
