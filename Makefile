@@ -1,8 +1,11 @@
 # `make` lists the targets. Everything here is a thin shell around cargo.
 
 .PHONY: help build test check run demo designs build-bench bench bench-against bench-redis \
-  bench-crowd bench-growth docs clean test-against test-idle test-disks faults simulate planted \
-  torture fuzz interop
+  bench-crowd bench-growth docs clean test-against backup-copies cluster test-idle test-disks \
+  faults simulate planted torture fuzz interop
+
+needs-addr = @test -n "$(ADDR)" || \
+  { echo "give the server's address: make $@ ADDR=127.0.0.1:11212" >&2; exit 2; }
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -26,6 +29,7 @@ demo: ## play a scenario: kill -9 under load, and nothing is lost
 	cargo run --bin driver -- --test 7
 
 test-against: ## replay the dialogues against ADDR=host:port, which is flushed
+	$(needs-addr)
 	MEMCACHED_ADDR=$(ADDR) cargo test --test wire
 
 test-disks: ## full, failing and vanishing disks; what can't be tried is a failure
@@ -33,6 +37,9 @@ test-disks: ## full, failing and vanishing disks; what can't be tried is a failu
 
 faults: ## fail every call to the disk, in SEEDS=n workloads
 	FAULT_SEEDS=$(or $(SEEDS),20) cargo test --release --test faults
+
+backup-copies: ## 200 copies, or COPIES=n, of a directory in use; a minute
+	COPIES=$(or $(COPIES),200) cargo test --test backup a_copy -- --nocapture
 
 test-idle: ## 10,000 idle connections, or IDLE=n, while one client works
 	IDLE=$(or $(IDLE),10000) cargo test --release --test server idle_connections
@@ -61,13 +68,19 @@ bench: build-bench ## measure, with 50 to 400 connections: about a minute
 	$(BENCH)
 
 bench-against: build-bench ## the same beside ADDR=host:port, which is flushed: two minutes
+	$(needs-addr)
 	$(BENCH) --against $(ADDR)
 
 bench-redis: build-bench ## durable sets beside the Redis at ADDR=host:port, which is flushed
+	$(needs-addr)
 	$(BENCH) --conns 50,400 --set 1 --seconds 1 --redis $(ADDR) -- --sync always
 
 bench-crowd: build-bench ## amid 500 slow senders and 500 that do not read: half a minute
 	$(BENCH) --conns 50 --set 0.5 --seconds 2 --slow-clients 500 --pairs 5
+
+cluster: ## three servers behind nutcracker, of which one is killed; 10 seconds
+	cargo build --release --bin server
+	python3 examples/cluster.py $(or $(CARGO_TARGET_DIR),target)/release
 
 # The client is installed once, below target/; only that needs the network.
 PYMEMCACHE = 4.0.0
@@ -82,8 +95,8 @@ interop: ## have pymemcache, a client in Python, try the server
 	$(VENV)/bin/python examples/pymemcache_client.py \
 	  $(or $(CARGO_TARGET_DIR),target)/release/server
 
-designs: ## measure six ways to store, and draw docs/designs.svg
-	cargo run --release --example designs -- docs/designs.svg
+designs: ## measure six ways to store; DRAW=docs/designs.svg draws them, too
+	cargo run --release --example designs -- $(or $(DRAW),target/designs.svg)
 
 ONE = $(BENCH) --seconds 2 --conns 50 --set 0.1
 bench-growth: build-bench ## how it grows: keys, values, connections; memory, starts, the disk

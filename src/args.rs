@@ -27,15 +27,13 @@
 use crate::client;
 use crate::client::commands::{HELP as CLIENT, command};
 use crate::client::shell::Shell;
-use crate::os::{self, unix_now};
+use crate::os;
 use crate::protocol::dialect::Dialect;
 use crate::server::login::Credentials;
+use crate::server::tools::perform;
 use crate::server::{self, Server};
-use crate::store::disk::{Directory, Disk};
 use crate::store::record::{Format, IntOrder, MAX_VALUE};
-use crate::store::repair::repair;
-use crate::store::survey::{numbers, survey};
-use crate::store::{self, Settings, Store, SyncMode};
+use crate::store::{self, Settings, SyncMode};
 use crate::{Failure, print, warn};
 use std::ffi::{OsStr, OsString};
 use std::fmt::Display;
@@ -46,7 +44,6 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 use std::process::ExitCode;
 use std::str::FromStr;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// The help of `server`.
@@ -133,8 +130,19 @@ impl Args {
             }
             let option = text(&word)?;
             let spec = |is_meant: &dyn Fn(&Spec) -> bool| {
-                let unknown =
-                    || format!("unknown option {option}; see {program} --help");
+                let unknown = || match (program, option.get(..2)) {
+                    // memcached's, which people try.
+                    ("server", Some("-m")) => {
+                        "-m is not here: keys must fit in memory".into()
+                    }
+                    ("server", Some("-u")) => {
+                        "-u is not here: start it as that user".into()
+                    }
+                    ("server", Some("-d")) => {
+                        "-d is not here: start it with & or systemd".into()
+                    }
+                    _ => format!("unknown option {option}; see {program} --help"),
+                };
                 specs(help).find(is_meant).ok_or_else(unknown)
             };
             if let Some(long) = option.strip_prefix("--") {
@@ -174,13 +182,12 @@ impl Args {
             }
             Some(value) => value.to_owned(),
             None if name.is_empty() => String::new(),
-            None => {
-                let word = words.next();
-                let word =
-                    word.ok_or_else(|| format!("--{long} needs a value: {name}"))?;
-                text(&word)?.to_owned()
-            }
+            None => text(&words.next().unwrap_or_default())?.to_owned(),
         };
+        // An empty directory name, for one, would be the current directory.
+        if value.is_empty() && !name.is_empty() {
+            return Err(format!("--{long} needs a value: {name}"));
+        }
         self.given.push((long, value));
         Ok(())
     }
@@ -292,7 +299,8 @@ fn in_range<N: FromStr + PartialOrd + Display>(
     })
 }
 
-/// `server`: serves, or does one of the tasks. Exits with 0 after `--idle-exit` or a task,
+/// `server`: serves, or does one of the tasks. Exits with 0 when it was told to stop, after
+/// `--idle-exit` or a task,
 /// with 1 after a check that has found damage.
 pub fn server(words: impl IntoIterator<Item = OsString>) -> ExitCode {
     program("server", SERVER, words, |args| {
@@ -307,9 +315,12 @@ pub fn server(words: impl IntoIterator<Item = OsString>) -> ExitCode {
                 Failure::Failed(format!("can't use the data directory {data}: {error}"))
             });
         }
-        let server = Server::bind(options)?;
+        let failed = |error: io::Error| Failure::Failed(error.to_string());
+        os::end_on_signals();
+        let mut server = Server::bind(options)?;
+        server.stop = Some(os::report_signal().map_err(failed)?);
         print(&format!("Server: Listening on {}...", server.address()));
-        server.run(os::poller).map_err(|error| Failure::Failed(error.to_string()))?;
+        server.run(os::poller).map_err(failed)?;
         Ok(ExitCode::SUCCESS)
     })
 }
@@ -354,49 +365,12 @@ fn server_options(args: &Args) -> Result<server::Options, String> {
 
 /// What a server is to do to its data directory instead of serving it.
 fn task(args: &Args) -> Result<Option<&'static str>, String> {
-    let mut tasks = ["check", "repair", "compact"].into_iter();
+    let mut tasks = ["check", "dump", "repair", "compact"].into_iter();
     let Some(task) = tasks.find(|task| args.has(task)) else { return Ok(None) };
     match args.other_than(&[task, "data", "key-size", "int-size", "int-order"]) {
         Some(other) => Err(format!("--{other} makes no sense with --{task}")),
         None => Ok(Some(task)),
     }
-}
-
-/// Performs a task, on a directory that no server is using. A check changes nothing, not
-/// even the time of a file.
-fn perform(task: &str, data: &Path, settings: &Settings) -> store::Result<ExitCode> {
-    let directory = match task {
-        "check" => Directory::read_only(data)?,
-        _ => Directory::at(data)?,
-    };
-    // Checked before the lock: no file is made where there are none of ours.
-    if numbers(&directory)?.is_empty() {
-        let why = "there is no data file in it; choose another --data";
-        return Err(store::Error::Open(why.into()));
-    }
-    if task == "compact" {
-        // In `every-second` no space is preallocated, which would be left behind; what is
-        // moved is synced all the same.
-        let (settings, sync) = (*settings, SyncMode::EverySecond);
-        let options = store::Options { settings, sync, ..store::Options::default() };
-        let (store, torn) = Store::open(data, &options, unix_now())?;
-        torn.iter().for_each(|torn| warn(&format!("server: {torn}")));
-        let before = store.figures().log_bytes;
-        store.compact(&unix_now)?;
-        let (after, items) = (store.figures().log_bytes, store.figures().items);
-        print(&format!("{before} bytes before, {after} now, with {items} items"));
-        return Ok(ExitCode::SUCCESS);
-    }
-    let _owner = directory.lock()?;
-    if task == "check" {
-        let survey = survey(&directory, settings, unix_now(), |_| Ok(()))?;
-        print(&survey.to_string());
-        return Ok(ExitCode::from(u8::from(!survey.is_sound())));
-    }
-    let disk: Arc<dyn Disk> = Arc::new(directory);
-    let repaired = repair(&disk, settings)?.map(|repaired| repaired.to_string());
-    print(repaired.as_deref().unwrap_or("there is nothing to repair"));
-    Ok(ExitCode::SUCCESS)
 }
 
 /// `client`: exits with what [`Outcome`](client::shell::Outcome) says.
@@ -416,6 +390,9 @@ pub fn client(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
         let outcome = match words.is_empty() {
             true => shell.run_lines(io::stdin().lock()),
+            _ if words == [b"load"] => {
+                shell.run_lines(b"load\n".chain(io::stdin().lock()))
+            }
             false => shell.run(&words),
         };
         Ok(ExitCode::from(outcome as u8))
@@ -432,6 +409,10 @@ fn shell(args: &Args) -> Result<Shell<io::Stdout, io::Stderr>, Failure> {
     };
     options.timeout = args.seconds("timeout", options.timeout)?;
     options.retry = args.seconds("retry", options.retry)?;
+    // A person who gives one command need not wait for a server that may never start.
+    if !args.words.is_empty() && !args.has("timeout") && !args.has("retry") {
+        options.retry = Duration::ZERO;
+    }
     if options.timeout.is_zero() {
         return Err(Failure::Usage("--timeout takes more than 0 seconds".into()));
     }

@@ -36,7 +36,7 @@ pub struct Options {
     pub address: String,
     /// How long to try to connect, and to wait for each reply.
     pub timeout: Duration,
-    /// The pause between two attempts to connect.
+    /// The pause between two attempts to connect; with zero there is only one.
     pub retry: Duration,
     /// The longest key that is sent, in bytes: the server's KEY_SIZE.
     pub key_size: usize,
@@ -157,7 +157,8 @@ impl Client {
                 Err(error) => format!("can't connect to {}: {error}", options.address),
             };
             let error = ClientError::Io(error);
-            if Instant::now() + options.retry >= deadline {
+            let is_over = Instant::now() + options.retry >= deadline;
+            if is_over || options.retry.is_zero() {
                 return Err(error);
             }
             retrying(&error);
@@ -357,6 +358,13 @@ impl Client {
             words.try_for_each(|key| self.check_key(key))?;
         }
         self.send(request)?;
+        self.load(io::empty())
+    }
+
+    /// Sends requests as they are, of which only the last one has a reply, and returns that:
+    /// what `server --dump` has written.
+    pub fn load(&mut self, mut requests: impl Read) -> Result<Reply> {
+        io::copy(&mut requests, self.stream.get_mut())?;
         let line = self.line()?;
         self.dialect.parse_reply(&line).map_or_else(|| rejected(&line), Ok)
     }
@@ -419,6 +427,10 @@ fn rejected<T>(line: &[u8]) -> Result<T> {
     // A dialect may have a space there.
     let line = line.trim_ascii_end();
     let text = String::from_utf8_lossy(line).into_owned();
+    if line.starts_with(b"ERROR ") {
+        // Too many connections: this is the last that comes.
+        return Err(ClientError::Io(text));
+    }
     let starts = [b"CLIENT_ERROR ", SERVER_ERROR.as_bytes(), INVALID_REQUEST];
     let is_rejection = starts.iter().any(|start| line.starts_with(start));
     Err(match line == b"ERROR" || is_rejection {

@@ -63,12 +63,13 @@ pub const SCENARIOS: [&str; 18] = [
 ];
 
 /// Plays a script called `name`, and returns what did not hold: the line, the scene, and what
-/// was expected and received there. The error is about a script that can't be understood.
+/// was expected and received there; `None` if no scene could be played. The error is about a
+/// script that can't be understood.
 pub fn play(
     name: &str,
     script: &str,
     options: &Options,
-) -> Result<Vec<String>, String> {
+) -> Result<Option<Vec<String>>, String> {
     let show = |line: String| options.is_shown.then(|| print(&line));
     let scenes = script::parse(name, script, options)?;
     let begun = Instant::now();
@@ -103,7 +104,7 @@ pub fn play(
             "{name}: ok: {replies} replies as expected, {clients} client{s}, {seconds:.1} s"
         ));
     }
-    Ok(failures)
+    Ok((played > 0).then_some(failures))
 }
 
 /// What a scene needs that the server in the place of ours may not have.
@@ -147,15 +148,35 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
             return Ok(ExitCode::SUCCESS);
         }
         let options = options(&args)?;
-        let mut failed = 0;
+        let (mut ok, mut failed, mut skipped) = (0, Vec::new(), Vec::new());
         for (name, script) in chosen(&args)? {
             if script.contains("{r}") {
                 print(&format!("Seed: --seed {}", options.seed));
             }
-            failed += play(&name, &script, &options)?.len();
+            let number = name.trim_start_matches("test ").to_owned();
+            match play(&name, &script, &options)? {
+                None => skipped.push(number),
+                Some(failures) if failures.is_empty() => ok += 1,
+                Some(_) => failed.push(number),
+            }
         }
-        Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        if args.has("all") {
+            let (all, failed) = (SCENARIOS.len(), some(&failed, "failed"));
+            print(&format!(
+                "{all} scenarios: {ok} ok{failed}{}",
+                some(&skipped, "skipped")
+            ));
+        }
+        Ok(ExitCode::from(u8::from(!failed.is_empty())))
     })
+}
+
+/// A part of the last line of `--all`: how many, and which.
+fn some(numbers: &[String], what: &str) -> String {
+    match numbers.len() {
+        0 => String::new(),
+        count => format!(", {count} {what} ({})", numbers.join(", ")),
+    }
 }
 
 /// The scripts that are to be played, with the names that verdicts have.

@@ -1,6 +1,6 @@
 //! The few system calls that the standard library lacks: waiting for many sockets at
-//! once, what the kernel queues for one, and the limits on open files and on their size.
-//! The only unsafe code.
+//! once, what the kernel queues for one, signals, and the limits on open files and on their
+//! size. The only unsafe code.
 //!
 //! [`Poller`] is one interface over two calls. `epoll` (Linux) keeps the set of
 //! sockets in the kernel, and a wait costs what is ready. `poll` (every Unix) passes
@@ -15,11 +15,12 @@
 use std::ffi::c_int;
 use std::fs::{self, Permissions};
 use std::io::{self, Result};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// What a socket is watched for. An error or a hang-up is reported in any case.
@@ -257,6 +258,8 @@ unsafe extern "C" {
     fn getrlimit(resource: c_int, limit: *mut Limit) -> c_int;
     fn setrlimit(resource: c_int, limit: *const Limit) -> c_int;
     fn signal(number: c_int, handler: usize) -> usize;
+    fn write(fd: c_int, bytes: *const u8, count: usize) -> isize;
+    fn _exit(code: c_int) -> !;
 }
 
 /// The user that this process acts as.
@@ -271,6 +274,38 @@ pub fn user() -> u32 {
 /// BSDs and on Linux for all processors of today.
 const SIGXFSZ: c_int = 25;
 const SIG_IGN: usize = 1;
+const SIGINT: c_int = 2;
+const SIGTERM: c_int = 15;
+
+/// The socket on which the next signal is reported; -1 while the next one ends the process.
+static REPORT: AtomicI32 = AtomicI32::new(-1);
+
+/// Has SIGTERM and SIGINT end this process, also where it is process 1 of a container, for
+/// which the kernel drops every signal without a handler.
+pub fn end_on_signals() {
+    extern "C" fn handle(number: c_int) {
+        let name = if number == SIGINT { "SIGINT" } else { "SIGTERM" };
+        // SAFETY: both calls are safe in a signal handler, and the name outlives them.
+        match REPORT.swap(-1, Relaxed) {
+            -1 => unsafe { _exit(128 + number) },
+            fd => unsafe { write(fd, name.as_ptr(), name.len()) },
+        };
+    }
+    for number in [SIGINT, SIGTERM] {
+        // SAFETY: the handler does nothing that a handler must not do.
+        unsafe { signal(number, handle as *const () as usize) };
+    }
+}
+
+/// From now on, the first of these signals is reported: its name can be read from the
+/// socket that is returned. A second one ends the process.
+pub fn report_signal() -> Result<UnixStream> {
+    let (near, far) = UnixStream::pair()?;
+    near.set_nonblocking(true)?;
+    // It stays open as long as the process runs.
+    REPORT.store(far.into_raw_fd(), Relaxed);
+    Ok(near)
+}
 
 /// Lets this process have `wanted` files open at once. The error is the number that
 /// the system allows instead.

@@ -100,8 +100,9 @@ pub enum Parsed<'a> {
     },
     /// Something that is answered with an error.
     Rejected(Rejection<'a>),
-    /// Another protocol, or too long a line: the connection is closed without an answer.
-    Close,
+    /// Another protocol, or too long a line, as it says: the connection is closed without an
+    /// answer.
+    Close(&'static str),
 }
 
 /// A request that is malformed or too large.
@@ -157,7 +158,7 @@ pub fn parse<'a>(input: &'a [u8], limits: &Limits) -> Parsed<'a> {
                 (change(verb, key, words, limits), is_noreply(words))
             }
             Some(verb) => return storage(verb, words, &input[used..], used, limits),
-            None if is_http(line) => return Parsed::Close,
+            None if is_http(line) => return Parsed::Close("HTTP"),
             None => (Err(Error::Unknown), false),
         },
     };
@@ -178,15 +179,17 @@ pub(crate) fn first_line(
     // A TLS handshake, or memcached's binary protocol. Both carry bytes that others have
     // chosen, line ends among them, which would be run as commands; and their client waits
     // for an answer that we don't have.
-    if let Some(0x16 | 0x80) = input.first() {
-        return Err(Parsed::Close);
+    match input.first() {
+        Some(0x16) => return Err(Parsed::Close("TLS")),
+        Some(0x80) => return Err(Parsed::Close("the binary protocol")),
+        _ => {}
     }
     let window = &input[from..input.len().min(from + longest + 1)];
     let Some(end) = window.iter().position(|&byte| byte == b'\n') else {
         // P1: a line is too long by its length, and not by where a read has ended.
         let is_too_long = input.len() > from + longest;
         let need = Parsed::NeedLine(from + longest);
-        return Err(if is_too_long { Parsed::Close } else { need });
+        return Err(if is_too_long { Parsed::Close("a line too long") } else { need });
     };
     let line = &input[..from + end];
     Ok((line.strip_suffix(b"\r").unwrap_or(line), from + end + 1))

@@ -22,6 +22,7 @@
 //! | `connection` | bytes in, requests, bytes out |
 //! | `service`, `stats` | what each request does; what is counted |
 //! | `sync`, [`login`] | the thread that waits for the disk; who may use the server |
+//! | [`tools`] | what is done to data that nobody serves |
 //!
 //! - W1: a tick has one commit, made or requested before any of its replies leaves; none
 //!   leaves before what it depends on is safe (V1).
@@ -31,9 +32,10 @@
 //! - W4: running out of descriptors delays new connections, and nobody else.
 //! - W5: a parked connection is not read from, and continues after the first commit of the
 //!   syncer that can decide about its replies.
+//! - W6: a server that is told to stop accepts nothing more, lets each worker end its tick
+//!   and answer what is parked, and syncs what was written.
 //!
-//! There is no shutdown: what was acknowledged is safe at any moment, so a kill will
-//! do. Left out: moving connections between workers, so one worker can be busier than
+//! What was acknowledged is safe at any moment, so a kill will do as well. Left out: moving connections between workers, so one worker can be busier than
 //! another when few clients do most of the work.
 
 pub mod connection;
@@ -44,6 +46,7 @@ pub mod service;
 pub mod shared;
 mod stats;
 mod sync;
+pub mod tools;
 pub mod worker;
 
 pub use crate::server::options::Options;
@@ -57,9 +60,10 @@ use crate::server::worker::Worker;
 use crate::store::{Store, SyncMode};
 use crate::{Failure, print, warn};
 use std::io;
+use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 /// A server that has its address and its data, and serves nobody yet.
@@ -68,6 +72,9 @@ pub struct Server {
     options: Options,
     credentials: Option<Credentials>,
     store: Store,
+    /// W6. What can be read from this tells it to stop, and is the name of who does; see
+    /// [`os::report_signal`](crate::os::report_signal).
+    pub stop: Option<UnixStream>,
 }
 
 impl Server {
@@ -87,14 +94,14 @@ impl Server {
             warn(&format!("server: {torn}"));
         }
         let listener = listener.map_or_else(|| Listener::bind(&options), Ok)?;
-        Ok(Server { listener, options, credentials, store })
+        Ok(Server { listener, options, credentials, store, stop: None })
     }
 
     /// A server over a store that is open already.
     pub fn with_store(options: Options, store: Store) -> Result<Server, Failure> {
         let credentials = credentials(&options)?;
         let listener = Listener::bind(&options)?;
-        Ok(Server { listener, options, credentials, store })
+        Ok(Server { listener, options, credentials, store, stop: None })
     }
 
     /// Where it listens: `127.0.0.1:11211`, or the path of its socket.
@@ -102,17 +109,17 @@ impl Server {
         &self.listener.address
     }
 
-    /// Serves, until `--idle-exit` ends it. As a rule, the pollers are
-    /// [`os::poller`](crate::os::poller)'s.
+    /// Serves, until it is told to stop, or `--idle-exit` ends it. As a rule, the pollers
+    /// are [`os::poller`](crate::os::poller)'s.
     pub fn run(self, poller: fn() -> io::Result<Box<dyn Poller>>) -> io::Result<()> {
-        let Server { listener, mut options, credentials, store } = self;
+        let Server { listener, mut options, credentials, store, stop } = self;
         options.port = listener.port;
         let (shared, sockets) = Shared::new(options, credentials, store)?;
-        let shared = Arc::new(shared);
+        let (shared, mut workers) = (Arc::new(shared), Vec::new());
         for (number, socket) in sockets.into_iter().enumerate() {
             let (shared, poller) = (shared.clone(), poller()?);
             let worker = Worker::new(shared, number, socket, poller)?;
-            spawn(format!("worker-{number}"), || worker.run())?;
+            workers.push(spawn(format!("worker-{number}"), || worker.run())?);
         }
         let it = shared.clone();
         if it.store.sync_mode() == SyncMode::Always {
@@ -125,7 +132,16 @@ impl Server {
         }
         let it = shared.clone();
         spawn("maintenance".into(), move || maintain(&it))?;
-        listener.run(&shared, poller()?)?;
+        let stopped_by = listener.run(&shared, poller()?, stop)?;
+        // W6. A thread that ends in another way ends the process.
+        shared.stop();
+        workers.into_iter().for_each(|worker| drop(worker.join()));
+        shared.store.sync(unix_now()).map_err(io::Error::other)?;
+        if let Some(name) = stopped_by {
+            let items = shared.store.figures().items;
+            print(&format!("Server: Stopped by {name}; items stored: {items}"));
+            return Ok(());
+        }
         let idle_exit = shared.options.idle_exit.as_secs_f64();
         print(&format!("SERVER: Timeout reached at {idle_exit} seconds"));
         print(&format!("Server: Detached from {}", listener.address));
@@ -144,21 +160,22 @@ fn credentials(options: &Options) -> Result<Option<Credentials>, Failure> {
     Credentials::read(path).map(Some).map_err(Failure::Failed)
 }
 
-/// Starts a thread without which the server is of no use: if it ends, so does the
-/// process, which is safe at any moment.
+/// Starts a thread without which the server is of no use: if it fails, the process ends,
+/// which is safe at any moment.
 fn spawn(
     name: String,
     run: impl FnOnce() -> io::Result<()> + Send + 'static,
-) -> io::Result<()> {
+) -> io::Result<JoinHandle<()>> {
     let thread = thread::Builder::new().name(name.clone());
     thread.spawn(move || {
-        // A panic has said why.
-        let ended = catch_unwind(AssertUnwindSafe(run)).unwrap_or(Ok(()));
-        let why = ended.err().map_or(String::new(), |error| format!(": {error}"));
-        warn(&format!("server: {name} has ended{why}"));
+        let why = match catch_unwind(AssertUnwindSafe(run)) {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "it panicked".into(),
+        };
+        warn(&format!("server: {name} has ended: {why}"));
         std::process::abort();
-    })?;
-    Ok(())
+    })
 }
 
 /// Maintains the store each second, and compacts it when that is due, which is looked at ten

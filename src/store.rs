@@ -200,16 +200,18 @@ impl Store {
             // sizes, not even a lock file is made. A bad header may be anybody's.
             let directory = Directory::read_only(path)?;
             let _owner = directory.lock()?;
+            survey::require_ours(&directory)?;
             let (files, _) = survey::open_files(&directory, &options.settings)?;
             if files.iter().any(|file| file.bad_header.is_some()) {
                 let found =
-                    survey::survey(&directory, &options.settings, now, |_| Ok(()));
+                    survey::survey(&directory, &options.settings, now, |_, _| Ok(()));
                 found?.require_sound()?;
             }
         }
         let directory = Directory::create(path)?;
         let owner = directory.lock()?;
         let (mut store, torn) = Store::on_disk(Arc::new(directory), options, now)?;
+        owner.sign();
         store._owner = Some(owner);
         Ok((store, torn))
     }
@@ -339,6 +341,11 @@ impl Store {
     /// an earlier one.
     pub fn time(&self) -> u64 {
         self.items.time()
+    }
+
+    /// Makes all that was written safe from a power cut, in every mode.
+    pub fn sync(&self, now: u64) -> Result<()> {
+        self.items.log.sync(now)
     }
 
     /// What a commit waits for.

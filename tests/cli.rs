@@ -95,8 +95,17 @@ fn a_command_line_that_makes_no_sense_is_rejected_in_one_line() {
     for (name, args, why) in [
         ("server", "--prot 7", "unknown option --prot; see server --help"),
         ("server", "-x", "unknown option -x; see server --help"),
+        ("server", "-m 64", "-m is not here: keys must fit in memory"),
+        ("server", "-u nobody", "-u is not here: start it as that user"),
+        ("server", "-d", "-d is not here: start it with & or systemd"),
+        (
+            "server",
+            "-l 127.0.0.1:11211",
+            "--listen 127.0.0.1:11211 is not an address of this machine (a port is --port)",
+        ),
         ("server", "extra", "unexpected argument extra; see server --help"),
         ("server", "--port", "--port needs a value: NUM"),
+        ("server", "--data=", "--data needs a value: DIR"),
         ("server", "--port 65536", "--port takes a number from 0 to 65535, not 65536"),
         ("server", "--port -1", "--port takes a number from 0 to 65535, not -1"),
         ("server", "--key-size 0", "--key-size takes a number from 1 to 65535, not 0"),
@@ -282,7 +291,7 @@ fn the_environment_gives_defaults() {
     let mut client = program("client");
     client.env("SERVER_HOST", "nowhere.invalid").env("SERVER_PORT", "1");
     let address = ["--host", "127.0.0.1", "--port", &server.addr.port().to_string()];
-    client.args(address).args(["get", "k"]).assert().code(0).stdout("x\n");
+    client.args(address).args(["get", "k"]).assert().code(0).stdout("x");
 }
 
 #[test]
@@ -352,7 +361,7 @@ fn data_keep_the_sizes_that_they_were_made_with() {
         assert!(files(directory.path()) == before);
     }
     let server = Server::start_on(directory.path(), &[]);
-    assert_eq!(ask(&server, &["get", "k"]), ("x\n".into(), 0));
+    assert_eq!(ask(&server, &["get", "k"]), ("x".into(), 0));
     let long = "k".repeat(61);
     let rejected = "client: CLIENT_ERROR bad command line format\n";
     assert_eq!(ask(&server, &["get", &long]), (rejected.into(), 1));
@@ -446,7 +455,7 @@ fn each_command_prints_its_reply_and_exits_with_its_outcome() {
         ("touch k 0", "NOT_FOUND\n", 1),
         ("delete k", "NOT_FOUND\n", 1),
         ("set k two words", "STORED\n", 0),
-        ("get k", "two words\n", 0),
+        ("get k", "two words", 0),
         ("add k x", "NOT_STORED\n", 1),
         ("add other 7", "STORED\n", 0),
         ("get other missing k", "other: 7\nk: two words\n", 0),
@@ -454,20 +463,20 @@ fn each_command_prints_its_reply_and_exits_with_its_outcome() {
         ("decr other 100", "0\n", 0),
         ("append k s", "STORED\n", 0),
         ("prepend k in", "STORED\n", 0),
-        ("gat 100 k", "intwo wordss\n", 0),
+        ("gat 100 k", "intwo wordss", 0),
         ("replace k y", "STORED\n", 0),
         ("cas k 1 x", "EXISTS\n", 1),
         ("touch k 100", "TOUCHED\n", 0),
-        ("get k", "y\n", 0),
+        ("get k", "y", 0),
         ("delete k", "DELETED\n", 0),
         ("--exptime -1 set k x", "STORED\n", 0),
         ("get k", "KEY NOT FOUND\n", 1),
         ("set n -5", "STORED\n", 0),
-        ("get n", "-5\n", 0),
+        ("get n", "-5", 0),
         ("--quote get n", "\"-5\"\n", 0),
         ("--quote get k", "\"KEY NOT FOUND\\r\\n\"\n", 1),
         ("flush 100", "OK\n", 0),
-        ("get n", "-5\n", 0),
+        ("get n", "-5", 0),
         ("flush", "OK\n", 0),
         ("get n", "KEY NOT FOUND\n", 1),
         ("version", "VERSION 1.6.0\n", 0),
@@ -480,7 +489,7 @@ fn each_command_prints_its_reply_and_exits_with_its_outcome() {
     let (unique, value) = line.split_once(' ').expect("a unique and a value");
     assert_eq!((value, code), ("x\n", 0));
     assert_eq!(ask(&server, &["cas", "k", unique, "new"]), ("STORED\n".into(), 0));
-    assert_eq!(ask(&server, &["get", "k"]), ("new\n".into(), 0));
+    assert_eq!(ask(&server, &["get", "k"]), ("new".into(), 0));
     let (stats, code) = ask(&server, &["stats"]);
     assert!(stats.contains(&format!("pid {}\n", server.pid())), "{stats}");
     assert_eq!(code, 0);
@@ -557,7 +566,7 @@ fn a_value_of_any_bytes_comes_from_standard_input() {
         set.args(["set", "k", "-"]).write_stdin(&value[..]);
         set.assert().code(0).stdout("STORED\n");
         let output = client().args(["get", "k"]).output().expect("it runs");
-        assert!(output.stdout == [&value[..], b"\n"].concat(), "{} bytes", value.len());
+        assert!(output.stdout == value, "{} bytes", value.len());
     }
     let mut set = client();
     set.args(["set", "k", "-"]).write_stdin(vec![0; 2_000_000]);
@@ -576,7 +585,7 @@ fn an_argument_may_have_bytes_that_are_not_text() {
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
     assert_eq!(output.stdout, b"STORED\n");
     let get = run("client", &["--port", &port, "get", "k"]);
-    assert_eq!(get.stdout, b"\xFF\xFE\n");
+    assert_eq!(get.stdout, b"\xFF\xFE");
 }
 
 #[test]
@@ -661,9 +670,9 @@ fn the_client_reaches_a_server_by_its_unix_socket() {
         client.args(args).assert().stderr("")
     };
     client(&["--unix-socket", socket, "set", "k", "x"]).code(0).stdout("STORED\n");
-    client(&["-s", socket, "get", "k"]).code(0).stdout("x\n");
+    client(&["-s", socket, "get", "k"]).code(0).stdout("x");
     let elsewhere = ["--host", "nowhere.invalid", "--port", "1", "-s", socket];
-    client(&[&elsewhere[..], &["get", "k"]].concat()).code(0).stdout("x\n");
+    client(&[&elsewhere[..], &["get", "k"]].concat()).code(0).stdout("x");
     client(&["-s", socket, "get", "missing"]).code(1).stdout("KEY NOT FOUND\n");
     let mut script = program("client");
     script.args(["-s", socket]).write_stdin("append k y\nget k\n");
@@ -688,4 +697,25 @@ fn a_client_names_the_unix_socket_where_nobody_listens() {
         let beginning = format!("can't connect to {socket}: {why}");
         assert!(line.starts_with(&beginning), "{line}");
     }
+}
+
+#[test]
+fn a_single_command_without_a_server_fails_at_once() {
+    let begun = Instant::now();
+    let port = NOBODY.port().to_string();
+    let line = failure("client", &run("client", &["-p", &port, "get", "k"]), 3);
+    assert!(line.starts_with(&format!("can't connect to {NOBODY}: ")), "{line}");
+    // It would try again after 5 seconds.
+    assert!(begun.elapsed() < Duration::from_secs(4));
+    // Zero is one attempt, also where there is time for more.
+    let options = ["-p", &port, "--timeout", "60", "--retry", "0", "get", "k"];
+    failure("client", &run("client", &options), 3);
+}
+
+#[test]
+fn at_the_connection_limit_the_servers_line_is_shown() {
+    let server = Server::start(&["--conn-limit", "1"]);
+    let _first = server.connect();
+    let line = "client: ERROR Too many open connections\n";
+    assert_eq!(ask(&server, &["get", "k"]), (line.into(), 3));
 }

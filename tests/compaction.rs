@@ -419,9 +419,12 @@ fn a_rotation_cuts_off_the_preallocated_space_of_the_old_file() {
         let left = files(t.directory.path());
         let old = &left[FIRST];
         assert!(old.len() + 100_000 < before_rotation);
-        assert_eq!(old.len(), written(old).len());
-        for (_, new) in left.iter().filter(|(name, _)| *name == SECOND) {
-            assert_eq!(Header::decode(new).unwrap().base, old.len() as u64);
+        // Those at the end are a record's.
+        assert!(old.len() < written(old).len() + 100);
+        let second = left.iter().filter(|(name, _)| *name == SECOND);
+        for base in second.map(|(_, new)| Header::decode(new).unwrap().base) {
+            // L6: one record follows.
+            assert_eq!(base + t.store.format().overhead() as u64, old.len() as u64);
         }
         let (_left, store) = after_power_cut(&t.disk, 0);
         assert_eq!(contents(&store, &SORTS, NOW), before);
@@ -713,9 +716,10 @@ fn damage_met_by_maintenance_is_reported_and_shown_from_then_on() {
 
 #[test]
 fn an_error_that_may_pass_does_not_stop_compaction() {
-    // The first write is the new file's header, the second one is copies.
+    // The first write is the new file's header, the second one the old file's last record,
+    // and the third one is copies.
     for (call, after) in
-        [(&[Call::Write][..], 0), (&[Call::Write], 1), (&[Call::Remove], 1)]
+        [(&[Call::Write][..], 0), (&[Call::Write], 2), (&[Call::Remove], 1)]
     {
         let t = Fixture::new();
         write_all_sorts(&t);

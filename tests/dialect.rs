@@ -473,7 +473,7 @@ fn a_line_may_be_as_long_as_its_limit_and_one_byte_more_closes() {
         let what = format!("{dialect:?}, {}", start.escape_ascii());
         let parse = |line: &[u8]| match dialect.parse(line, &LIMITS) {
             Parsed::NeedLine(longest) => Err(longest),
-            Parsed::Close => Ok(0),
+            Parsed::Close(_) => Ok(0),
             Parsed::Rejected(rejection) => Ok(rejection.used),
             other => panic!("{what}: {other:?}"),
         };
@@ -498,7 +498,7 @@ fn a_line_may_be_as_long_as_its_limit_and_one_byte_more_closes() {
     let mut input = filled(b"set ", LINE);
     assert_eq!(RAW.parse(&input, &LIMITS), Parsed::NeedLine(LINE));
     input.extend(b" \0\0\0\x05\n");
-    assert_eq!(RAW.parse(&input, &LIMITS), Parsed::Close);
+    assert_eq!(RAW.parse(&input, &LIMITS), Parsed::Close("a line too long"));
 }
 
 #[test]

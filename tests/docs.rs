@@ -35,13 +35,15 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 /// The pages that are chapters, beside README.md and docs/README.md.
-const CHAPTERS: [&str; 11] = [
+const CHAPTERS: [&str; 13] = [
     "docs/protocol.md",
     "docs/dialects.md",
     "docs/file.md",
     "docs/repair.md",
     "docs/store.md",
     "docs/server.md",
+    "docs/backup.md",
+    "docs/cluster.md",
     "docs/client.md",
     "docs/driver.md",
     "docs/designs.md",

@@ -154,7 +154,7 @@ fn a_check_says_what_is_in_the_files_of_version_3() {
     let kept = kept("v3");
     let directory = copy_of(&kept);
     let disk = Faulty::new(directory.path());
-    let found = survey(&disk, &Settings::default(), NOW, |_| Ok(())).unwrap();
+    let found = survey(&disk, &Settings::default(), NOW, |_, _| Ok(())).unwrap();
     assert_eq!(
         found.to_string(),
         format!(
@@ -198,7 +198,7 @@ fn files_of_another_version_are_rejected_by_its_number_and_left_alone() {
             let errors = [
                 Store::open(path, &Options::default(), NOW).err(),
                 open(path).err(),
-                survey(&*disk, &settings, NOW, |_| Ok(())).err(),
+                survey(&*disk, &settings, NOW, |_, _| Ok(())).err(),
                 repair(&disk, &settings).err(),
             ];
             for error in errors {

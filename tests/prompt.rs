@@ -200,7 +200,7 @@ fn everything_is_deleted_only_on_yes() {
     let server = start();
     for prompt in [false, true] {
         script(&server, "set k x");
-        for answer in ["no", "", "y", "Yes", "yes ", "yes please", "flush"] {
+        for answer in ["no", "", "y", "yess", "yes ", "yes please", "flush"] {
             let input = format!("delete\n{answer}\nget k\n");
             let (out, err, _) = run(shell(server.addr, prompt), input.as_bytes());
             assert!(err.ends_with("nothing was deleted\n"), "{answer:?}: {err}");
@@ -209,7 +209,7 @@ fn everything_is_deleted_only_on_yes() {
         let (_, err, _) = run(shell(server.addr, prompt), &b"delete"[..]);
         assert!(err.ends_with("the input ended; delete needs yes or no\n"));
         assert_eq!(script(&server, "get k").0, "x\n");
-        let (out, ..) = run(shell(server.addr, prompt), &b"delete\nyes\n"[..]);
+        let (out, ..) = run(shell(server.addr, prompt), &b"delete\nYes\n"[..]);
         assert!(out.contains("OK\n"), "{out}");
         assert_eq!(script(&server, "get k").0, "KEY NOT FOUND\n");
     }
@@ -223,7 +223,8 @@ fn an_error_names_its_line_and_what_was_expected() {
     let long = "k".repeat(251);
     let cases = [
         ("bogus k", "unknown command bogus; help lists them"),
-        ("GET k", "unknown command GET; help lists them"),
+        ("GET k", "unknown command GET; did you mean get?"),
+        ("del k", "unknown command del; did you mean delete?"),
         ("\u{1}", "unknown command \\x01; help lists them"),
         ("incr", "incr takes KEY DELTA"),
         ("incr k", "incr takes KEY DELTA"),
@@ -602,5 +603,16 @@ fn a_unix_socket_where_nobody_listens_is_named_and_nothing_is_read() {
         assert_eq!(err.lines().count(), 1, "{err}");
         let beginning = format!("client: can't connect to {}: ", path.display());
         assert!(err.starts_with(&beginning), "{err}");
+    }
+}
+
+/// Arrows and the like, which come as bytes that begin with ESC.
+#[test]
+fn a_line_with_a_key_of_the_keyboard_in_it_is_not_run() {
+    let server = start();
+    for line in ["get \x1b[D", "\x1b[A", "set \x1b[Dk x"] {
+        let (out, err, _) = session(&server, &format!("{line}\nget k\n"));
+        assert!(err.contains("rlwrap"), "{err}");
+        assert_eq!(out.matches("KEY NOT FOUND").count(), 1, "{out}");
     }
 }

@@ -787,7 +787,7 @@ fn a_line_may_be_as_long_as_its_limit_and_one_byte_more_closes() {
         let parse = |line: &[u8]| match protocol::parse(line, &limits) {
             Parsed::NeedLine(longest) => Err(longest),
             Parsed::NeedBytes(needed) => panic!("a block of {needed}"),
-            Parsed::Close => Ok(0),
+            Parsed::Close(_) => Ok(0),
             Parsed::Rejected(rejection) => Ok(rejection.used),
             Parsed::Request { used, .. } => Ok(used),
         };
@@ -809,11 +809,12 @@ fn a_line_may_be_as_long_as_its_limit_and_one_byte_more_closes() {
 fn what_is_not_our_protocol_is_an_error_or_closes() {
     for line in ["GET / HTTP/1.1\r\n", "POST /a b HTTP/2\n", "PRI * HTTP/2.0\r\n"] {
         let parsed = protocol::parse(line.as_bytes(), &LIMITS);
-        assert_eq!(parsed, Parsed::Close, "{line:?}");
+        assert_eq!(parsed, Parsed::Close("HTTP"), "{line:?}");
     }
     // The first byte is enough.
     for input in [&b"\x16"[..], b"\x80", b"\x16\x03\x01\nget a\r\n", b"\x80\0\0\n"] {
-        assert_eq!(protocol::parse(input, &LIMITS), Parsed::Close, "{input:x?}");
+        let why = if input[0] == 0x16 { "TLS" } else { "the binary protocol" };
+        assert_eq!(protocol::parse(input, &LIMITS), Parsed::Close(why), "{input:x?}");
     }
     parse_whole(b"get / HTTP/1.1\r\n", &LIMITS);
     let rejected = [

@@ -226,7 +226,7 @@ fn files_that_are_not_one_whole_log_fail_a_start() {
     three.insert(third, empty(follows));
 
     let mut early = good.clone();
-    early.insert(SECOND.into(), empty(Header { base: header.base - 1, ..header }));
+    early.insert(SECOND.into(), empty(Header { base: header.base - 100, ..header }));
     let early_why = format!("{FIRST} and {SECOND} do not continue one another");
 
     // A torn end is not what is wrong here.
@@ -256,6 +256,33 @@ fn files_that_are_not_one_whole_log_fail_a_start() {
         "{why}"
     );
     assert_eq!(files(directory.path()), other_order);
+}
+
+/// L6
+#[test]
+fn a_part_of_the_record_that_names_the_next_file_is_as_good_as_none() {
+    let directory = TempDir::new();
+    let (good, models) = two_generations();
+    let Header { format, base, .. } = Header::decode(&good[SECOND]).unwrap();
+    let mut continued = Vec::new();
+    let record = Record { kind: Kind::Continued, ..Record::default() };
+    Draft::new(&format, record, b"").append_to(&mut continued, base, base);
+    for len in 0..=continued.len() {
+        let mut files_now = good.clone();
+        files_now.get_mut(FIRST).unwrap().extend(&continued[..len]);
+        put_files(directory.path(), &files_now);
+        let model = models.last().unwrap();
+        assert_eq!(check_contents(&Faulty::new(directory.path()), model), None);
+        // Without the next file, only the whole of it can be told from a torn end.
+        files_now.remove(SECOND);
+        put_files(directory.path(), &files_now);
+        let opened = Faulty::new(directory.path()).open(&Options::default(), NOW);
+        assert_eq!(opened.is_err(), len == continued.len(), "{len}");
+        if len == continued.len() {
+            let said = format!("{SECOND} is missing, which follows {FIRST}{ADVICE}");
+            assert_eq!(why(opened), said);
+        }
+    }
 }
 
 /// The message of a start on a first file that is not all there was.

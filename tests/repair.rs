@@ -56,7 +56,7 @@ fn settings() -> Settings {
 
 /// What `--check` finds on a disk.
 fn check(disk: &dyn Disk) -> Result<Survey> {
-    survey(disk, &settings(), NOW, |_| Ok(()))
+    survey(disk, &settings(), NOW, |_, _| Ok(()))
 }
 
 /// What it finds in a directory whose files can be told to be ours.
@@ -394,7 +394,7 @@ fn what_looks_like_records_at_every_step_ends_the_search_for_long_ones() {
         let start = Faulty::new(directory.path()).open(&options, NOW).err().unwrap();
         assert!(start.to_string().starts_with(&line), "{start}");
         let disk = Faulty::new(directory.path()).shared();
-        let found = survey(&*disk, &settings, NOW, |_| Ok(())).unwrap();
+        let found = survey(&*disk, &settings, NOW, |_, _| Ok(())).unwrap();
         let Surveyed { records, torn, .. } = &found.files[0];
         assert_eq!((*records, torn), (u64::from(count == 3), &None));
         assert!(!found.is_sound() && found.problems()[0].starts_with(&line));
@@ -412,7 +412,7 @@ fn a_check_counts_as_a_store_does() {
         for now in [NOW, NOW + 6] {
             put_files(directory.path(), &good);
             let disk = Faulty::new(directory.path());
-            let found = survey(&disk, &settings(), now, |_| Ok(())).unwrap();
+            let found = survey(&disk, &settings(), now, |_, _| Ok(())).unwrap();
             let all: usize = good.values().map(|bytes| records(bytes).len()).sum();
             assert_eq!(found.records(), all as u64);
             let (store, _) = disk.open(&options(), now).unwrap();

@@ -15,7 +15,7 @@ use common::replay;
 use common::stream::{NOW, Served, shared};
 use common::talk::*;
 use common::verbs::Verbs;
-use common::{REPLY_TIMEOUT, SERVER, Server, TempDir, connect};
+use common::{REPLY_TIMEOUT, SERVER, Server, TempDir, auth_file, connect};
 use memcached_lite::Failure;
 use memcached_lite::os::{self, Poller};
 use memcached_lite::protocol::dialect::Dialect;
@@ -77,6 +77,7 @@ on_both_pollers! {
     a_failed_commit_costs_those_that_waited_for_it_and_the_next_one_nobody
     a_failed_sync_costs_all_that_waited_for_it
     nobody_is_closed_while_parked
+    what_is_parked_is_answered_before_the_server_stops
     a_panic_costs_one_connection
     a_free_place_is_given_to_the_one_that_waits
 }
@@ -619,6 +620,8 @@ struct OneWorker {
     /// The names of the threads that have synced.
     syncs: Arc<Mutex<Vec<String>>>,
     socket: PathBuf,
+    /// A word into this has it stop.
+    stop: UnixStream,
     _directory: TempDir,
 }
 
@@ -656,9 +659,12 @@ impl OneWorker {
         // Too large for the cache of records, so that it is read from the disk each time.
         store.set(&mut session, b"large", 0, 0, &[b'v'; 2000]).expect("set");
         store.settle(&session).expect("commit");
-        let server = server::Server::with_store(options, store).expect("start");
+        let mut server = server::Server::with_store(options, store).expect("start");
+        let (stop, near) = UnixStream::pair().expect("a pair");
+        near.set_nonblocking(true).expect("non-blocking");
+        server.stop = Some(near);
         run(pollers, server);
-        OneWorker { disk, reads, syncs, socket, _directory: directory }
+        OneWorker { disk, reads, syncs, socket, stop, _directory: directory }
     }
 
     /// A client that the worker has registered.
@@ -932,6 +938,20 @@ fn nobody_is_closed_while_parked(pollers: Pollers) {
     assert!(is_silent(&writer), "replied before it was safe, or closed");
     drop(hold);
     expect(&writer, STORED);
+}
+
+/// W6
+fn what_is_parked_is_answered_before_the_server_stops(pollers: Pollers) {
+    let server = OneWorker::start(pollers);
+    let [writer, other] = server.clients();
+    let hold = server.disk.hold(Call::Sync);
+    server.park(&writer, set("k", b"new"), &other);
+    hold.wait_for(1);
+    send(&server.stop, "the test");
+    assert!(is_silent(&writer), "replied before it was safe");
+    drop(hold);
+    assert_eq!(show(&rest(&writer)), show(STORED.as_bytes()));
+    assert_eq!(show(&rest(&other)), "");
 }
 
 /// W2
@@ -1484,4 +1504,83 @@ fn no_increment_and_no_cas_is_lost_between_connections() {
     assert_eq!(seen.iter().collect::<BTreeSet<_>>().len(), 1500, "a number came twice");
     ask(&stream, "get n\r\n", "VALUE n 0 4\r\n1500\r\nEND\r\n");
     ask(&stream, "get c\r\n", "VALUE c 0 3\r\n600\r\nEND\r\n");
+}
+
+#[test]
+fn each_connection_has_a_number_in_the_log_and_a_reason_for_its_end() {
+    let long = vec![b'x'; 5000];
+    let server =
+        Server::start(&["-v", "--request-timeout", "1", "--idle-timeout", "1"]);
+    let ends: [(&[u8], &str); 7] = [
+        (b"quit\r\n", "quit"),
+        (b"GET / HTTP/1.1\r\n", "HTTP"),
+        (b"\x16\x03\x01", "TLS"),
+        (b"\x80\0", "the binary protocol"),
+        (&long, "a line too long"),
+        (b"get k\r\n", "idle timeout"),
+        (b"set k 0 0 5\r\n", "request timeout"),
+    ];
+    let check = |server: &Server, number: usize, why: &str| {
+        let begins =
+            format!("SERVER: Client disconnected, connection {number}: {why}, ");
+        let line = server.wait_for_line("SERVER: Client disconnected", REPLY_TIMEOUT);
+        let time = line.strip_prefix(&begins).unwrap_or_else(|| panic!("{line}"));
+        assert_eq!(time.split(':').map(str::len).collect::<Vec<_>>(), [2, 2, 2]);
+    };
+    for (number, (sent, why)) in (1..).zip(ends) {
+        let stream = server.connect();
+        send(&stream, sent);
+        check(&server, number, why);
+    }
+    drop(server.connect());
+    check(&server, 8, "its client has closed it");
+
+    let directory = TempDir::new();
+    let logins = auth_file(&directory);
+    let options = ["-vv", "-c", "1", "--request-timeout", "1", "--auth-file", &logins];
+    let server = Server::start(&options);
+    let first = server.connect();
+    ask(&first, "get k\r\n", "CLIENT_ERROR unauthenticated\r\n");
+    let line = server.wait_for_line("SERVER: '(hidden)' answered ", REPLY_TIMEOUT);
+    assert!(line.contains(" us, connection 1, "), "{line}");
+    assert_eq!(show(&rest(server.connect())), show(TOO_MANY.as_bytes()));
+    let line = server.wait_for_line("SERVER: Rejected ('127.0.0.1', ", REPLY_TIMEOUT);
+    assert!(line.contains("), connection 2: --conn-limit, "), "{line}");
+    check(&server, 1, "no login in time");
+}
+
+/// Every field without which `memcached_exporter` of Prometheus shows nothing, or zero.
+#[test]
+fn stats_have_all_that_a_monitor_of_memcached_requires() {
+    let server = Server::start(&[]);
+    let stream = server.connect();
+    ask(&stream, set("k", b"x"), STORED);
+    for name in "uptime time version rusage_user rusage_system curr_connections \
+                 total_connections max_connections connection_structures cmd_get cmd_set \
+                 cmd_flush cmd_touch get_hits get_misses get_expired delete_hits \
+                 delete_misses incr_hits incr_misses decr_hits decr_misses cas_hits \
+                 cas_misses cas_badval touch_hits touch_misses auth_cmds auth_errors \
+                 bytes_read bytes_written limit_maxbytes accepting_conns \
+                 listen_disabled_num rejected_connections threads bytes curr_items \
+                 total_items evictions pointer_size pid"
+        .split_whitespace()
+    {
+        send(&stream, "stats\r\n");
+        let mut found = None;
+        let mut lines = BufReader::new(&stream);
+        loop {
+            let mut line = String::new();
+            lines.read_line(&mut line).expect("a line");
+            if line == "END\r\n" {
+                break;
+            }
+            let value = line.strip_prefix(&format!("STAT {name} "));
+            found = found.or(value.map(|value| value.trim_end().to_owned()));
+        }
+        let value = found.unwrap_or_else(|| panic!("no {name}"));
+        let is_number = value.parse::<f64>().is_ok_and(|number| number >= 0.0);
+        assert!(is_number || name == "version", "{name} {value}");
+    }
+    assert_eq!(stat(&stream, "accepting_conns"), 1);
+    assert_eq!(stat(&stream, "listen_disabled_num"), 0);
 }

@@ -701,6 +701,47 @@ fn a_start_on_a_file_that_is_not_ours_fails_and_creates_or_changes_nothing() {
 }
 
 #[test]
+fn a_directory_of_somebody_elses_files_is_left_as_it_is_and_they_are_named() {
+    for names in [&["notes"][..], &["1.kv"], &["0000000001.txt"], &["lock", "notes"]] {
+        let directory = TempDir::new();
+        for name in names {
+            fs::write(directory.path().join(name), b"123\n").unwrap();
+        }
+        let before = files(directory.path());
+        let error = Store::open(directory.path(), &Options::default(), NOW).err();
+        let name = names.last().unwrap();
+        let said =
+            format!("it has {name} in it, and no data file; choose another --data");
+        assert_eq!(error, Some(Error::Open(said)));
+        assert_eq!(files(directory.path()), before);
+    }
+    // Such files are in nobody's way beside ours, also where a start was interrupted.
+    let directory = TempDir::new();
+    for name in ["notes", "0000000001.kv.tmp"] {
+        fs::write(directory.path().join(name), b"").unwrap();
+    }
+    Store::open(directory.path(), &Options::default(), NOW).unwrap();
+    assert!(directory.path().join("notes").exists());
+}
+
+#[test]
+fn a_file_of_somebody_elses_that_is_called_lock_is_never_written_to() {
+    let long = vec![b'1'; 33];
+    let with_data = Fixture::short();
+    let empty = TempDir::new();
+    for path in [with_data.directory.path(), empty.path()] {
+        for foreign in [&b"a diary"[..], b"12 monkeys\n", b"\xFF", &long] {
+            fs::write(path.join("lock"), foreign).unwrap();
+            let before = files(path);
+            let error = Store::open(path, &Options::default(), NOW).err();
+            let said = "the file lock in it is not ours; choose another --data";
+            assert_eq!(error, Some(Error::Open(said.into())));
+            assert_eq!(files(path), before);
+        }
+    }
+}
+
+#[test]
 fn a_directory_is_made_with_its_parents_and_opened_again() {
     let parent = TempDir::new();
     let path = parent.path().join("some/where/data");
@@ -750,9 +791,26 @@ fn a_second_owner_is_told_who_has_the_directory() {
 fn a_lock_file_that_no_process_holds_keeps_nobody_out() {
     let directory = TempDir::new();
     let lock = directory.path().join("lock");
-    fs::write(&lock, b"4194305 and some more\n").unwrap();
-    let (_store, _) = Store::open(directory.path(), &Options::default(), NOW).unwrap();
-    assert_eq!(fs::read_to_string(lock).unwrap(), format!("{}\n", process::id()));
+    let open = || Store::open(directory.path(), &Options::default(), NOW);
+    // Also that of a first start which was interrupted.
+    for pid in ["", "4194305\n"] {
+        fs::write(&lock, pid).unwrap();
+        drop(open().unwrap());
+        assert_eq!(fs::read_to_string(&lock).unwrap(), format!("{}\n", process::id()));
+    }
+}
+
+#[test]
+fn a_directory_that_has_lost_its_data_files_is_not_a_new_one() {
+    let directory = TempDir::new();
+    let open = || Store::open(directory.path(), &Options::default(), NOW).err();
+    assert_eq!(open(), None);
+    fs::remove_file(directory.path().join(FIRST)).unwrap();
+    let before = files(directory.path());
+    let said =
+        "its data files are missing; put them back, or remove the file lock as well";
+    assert_eq!(open(), Some(Error::Open(said.into())));
+    assert_eq!(files(directory.path()), before);
 }
 
 #[test]

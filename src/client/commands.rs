@@ -27,14 +27,25 @@ pub(crate) struct Command {
     pub(crate) takes: &'static str,
 }
 
-/// The command of this name.
-pub(crate) fn command(name: &[u8]) -> Option<Command> {
-    let mut commands = help().lines().filter_map(|line| {
+fn commands() -> impl Iterator<Item = Command> {
+    help().lines().filter_map(|line| {
         let (usage, _) = line.strip_prefix("  ")?.split_once("  ")?;
         let (name, takes) = usage.split_once(' ').unwrap_or((usage, ""));
         Some(Command { name, takes })
-    });
-    commands.find(|command| command.name.as_bytes() == name)
+    })
+}
+
+/// The command of this name.
+pub(crate) fn command(name: &[u8]) -> Option<Command> {
+    commands().find(|command| command.name.as_bytes() == name)
+}
+
+/// A command that may be meant: its name begins so, in capitals or not, or so does this.
+pub(crate) fn similar(name: &[u8]) -> Option<&'static str> {
+    let name = name.to_ascii_lowercase();
+    let is_similar =
+        |it: &&str| it.as_bytes().starts_with(&name) || name.starts_with(it.as_bytes());
+    commands().map(|command| command.name).find(is_similar)
 }
 
 impl Command {

@@ -21,14 +21,14 @@
 //!
 //! Left out: history and editing of lines, which `rlwrap` adds from outside.
 
-use crate::client::commands::{Command, command, help};
+use crate::client::commands::{Command, command, help, similar};
 use crate::client::{Client, ClientError, Item, Options};
 use crate::protocol::reply::Reply;
 use crate::protocol::words::{Words, printable, shown, signed, unsigned};
 use crate::protocol::{Request, Topic, verb_named};
 use crate::store::{Answer, Update};
 use std::fmt;
-use std::io::{BufRead, Write};
+use std::io::{BufRead, Read, Write};
 use std::time::Instant;
 
 /// How a command ended, from the harmless to the worst; the exit code.
@@ -77,6 +77,8 @@ struct Output {
     text: Vec<u8>,
     /// What ends it on the wire, for `--quote`.
     end: &'static str,
+    /// It is a value and nothing else.
+    is_value: bool,
     outcome: Outcome,
 }
 
@@ -117,9 +119,18 @@ impl<O: Write, E: Write> Shell<O, E> {
         }
         while let Some(line) = self.line(&mut lines, "> ") {
             let mut words = Words(&line);
+            if self.prompt && words.take(2).any(|word| word.contains(&0x1b)) {
+                let why =
+                    "that line has a key of the keyboard in it; `rlwrap client` edits";
+                self.report(format_args!("{why}"));
+                continue;
+            }
             let Some(name) = words.next() else { continue };
             if matches!(name, b"exit" | b"quit") {
                 break;
+            }
+            if name == b"load" {
+                return worst.max(self.load(lines.input));
             }
             let place = match self.prompt {
                 true => String::new(),
@@ -135,6 +146,13 @@ impl<O: Write, E: Write> Shell<O, E> {
             }
         }
         if self.prompt { Outcome::Done } else { worst }
+    }
+
+    /// Sends the rest of the input as it is.
+    fn load(&mut self, input: impl Read) -> Outcome {
+        let reply = self.client().and_then(|client| client.load(input));
+        let reply = reply.map(|reply| line(&reply.to_string(), Outcome::Done));
+        self.show("", reply.map_err(Stopped::from))
     }
 
     /// The next line. `question` is for a person who types it.
@@ -170,7 +188,9 @@ impl<O: Write, E: Write> Shell<O, E> {
         if name == "delete" && rest.clone().next().is_none() {
             let answer = self.line(lines, "delete everything? (yes/no) ");
             return match answer.ok_or_else(|| ended("yes or no"))?.as_slice() {
-                b"yes" => named(b"flush").map(|flush| (Vec::new(), flush)),
+                yes if yes.eq_ignore_ascii_case(b"yes") => {
+                    named(b"flush").map(|flush| (Vec::new(), flush))
+                }
                 _ => Err(Stopped(Outcome::Not, "nothing was deleted".into())),
             };
         }
@@ -216,8 +236,9 @@ impl<O: Write, E: Write> Shell<O, E> {
 
     /// Prints what has come of a command, as the table above says.
     fn show(&mut self, place: &str, output: Result<Output, Stopped>) -> Outcome {
+        let is_raw = output.as_ref().is_ok_and(|output| output.is_value);
         let (mut text, outcome) = match output {
-            Ok(Output { mut text, end, outcome }) if self.quote => {
+            Ok(Output { mut text, end, outcome, .. }) if self.quote => {
                 text.extend_from_slice(end.as_bytes());
                 (format!("\"{}\"", text.escape_ascii()).into_bytes(), outcome)
             }
@@ -237,7 +258,11 @@ impl<O: Write, E: Write> Shell<O, E> {
         if self.terminal {
             text = printable(&text).into_bytes();
         }
-        text.push(b'\n');
+        // A value that goes into a file or a pipe by itself goes there as it is.
+        let is_alone = place.is_empty() && !self.prompt && !self.quote;
+        if !(is_raw && is_alone && !self.terminal) {
+            text.push(b'\n');
+        }
         match self.out.write_all(&text).and_then(|()| self.out.flush()) {
             Ok(()) => outcome,
             // Nobody reads what we print any more.
@@ -314,7 +339,10 @@ impl<O: Write, E: Write> Shell<O, E> {
         let lines: Vec<_> = items.into_iter().map(text).collect();
         Ok(match lines.is_empty() {
             true => line("KEY NOT FOUND", Outcome::Not),
-            false => value(lines.join(&b'\n')),
+            false => Output {
+                is_value: keys.len() == 1 && !unique,
+                ..value(lines.join(&b'\n'))
+            },
         })
     }
 
@@ -363,16 +391,21 @@ impl<R: BufRead> Lines<R> {
 }
 
 fn value(text: impl Into<Vec<u8>>) -> Output {
-    Output { text: text.into(), end: "", outcome: Outcome::Done }
+    Output { text: text.into(), end: "", is_value: false, outcome: Outcome::Done }
 }
 
 fn line(text: &str, outcome: Outcome) -> Output {
-    Output { text: text.into(), end: "\r\n", outcome }
+    Output { text: text.into(), end: "\r\n", is_value: false, outcome }
 }
 
 fn named(name: &[u8]) -> Result<Command, Stopped> {
-    let unknown = || usage(format!("unknown command {}; help lists them", shown(name)));
-    command(name).ok_or_else(unknown)
+    command(name).ok_or_else(|| {
+        let hint = match similar(name) {
+            Some(similar) => format!("did you mean {similar}?"),
+            None => "help lists them".into(),
+        };
+        usage(format!("unknown command {}; {hint}", shown(name)))
+    })
 }
 
 fn number<T>(

@@ -62,6 +62,7 @@ fn step(stage: &mut Stage, Step { actor, act }: &Step) -> Result {
         (Act::Prints(text), "server") => drop(stage.prints("server", text)?),
         // The end of its output is the end of the process.
         (Act::Word("idle"), name) => {
+            stage.show("Waiting for the server, which ends when nobody is connected");
             stage.prints(name, "Detached from ")?;
             let mut server = stage.actors.remove(name);
             while let Some(line) = server.as_mut().map_or(Ok(None), Actor::line)? {

@@ -153,7 +153,9 @@ impl<'a> Stage<'a> {
                 line.ok_or_else(|| process.named(format!("did not print {text:?}")))?;
             let note = line.strip_prefix("client: ");
             let shown = note.map(|note| process.named(note));
-            self.show(shown.as_ref().unwrap_or(&line));
+            // Without what only matters to a server's operator.
+            let shown = shown.as_ref().unwrap_or(&line);
+            self.show(shown.split(", connection ").next().unwrap_or_default());
             if line.contains(text) {
                 return Ok(line);
             }

@@ -83,7 +83,7 @@ impl Dialect {
                 Request::Get { keys: Words(key), unique: false, exptime: None }
             }
             (b"delete", None) => Request::FlushAll(0),
-            _ if is_http(line) => return Parsed::Close,
+            _ if is_http(line) => return Parsed::Close("HTTP"),
             _ => return malformed,
         };
         match words.next() {

@@ -19,7 +19,6 @@
 //!   block is short: see `login.rs`.
 
 use crate::os::{Interest, is_transient};
-use crate::print;
 use crate::protocol::dialect::Dialect;
 use crate::protocol::reply::{Error, Reply};
 use crate::protocol::words::Words;
@@ -53,8 +52,8 @@ enum Next {
     /// A rejected data block: bytes of it that are left; and what is answered, and whose
     /// item is removed, after its end, for which this many bytes are needed.
     Swallow { left: usize, needed: usize, reply: Option<Reply>, key: Option<Vec<u8>> },
-    /// Nothing: the connection is closed when the output has left.
-    Close,
+    /// Nothing: the connection is closed when the output has left, and `-v` says why.
+    Close(&'static str),
 }
 
 impl Next {
@@ -64,7 +63,7 @@ impl Next {
             Next::Request(needed) | Next::Swallow { needed, .. } => *needed,
             Next::Line(longest) => longest + 1,
             Next::Keys { len, .. } => *len,
-            Next::Close => usize::MAX,
+            Next::Close(_) => usize::MAX,
         }
     }
 }
@@ -88,6 +87,8 @@ pub enum Waits {
 /// See the top of this file.
 pub struct Connection {
     pub(crate) stream: Stream,
+    /// By which `-v` names it, from 1 on.
+    pub(crate) number: u64,
     /// As its worker has decided. One that waits for a commit or for its turn is never
     /// overdue.
     pub waits: Waits,
@@ -117,6 +118,7 @@ impl Connection {
     pub fn new(stream: Stream, now: Instant, is_authenticated: bool) -> Connection {
         Connection {
             stream,
+            number: 0,
             waits: Waits::Input,
             interest: Some(Interest::Read),
             is_authenticated,
@@ -151,7 +153,7 @@ impl Connection {
             return Some(Waits::Output);
         }
         match self.next {
-            Next::Close => None,
+            Next::Close(_) => None,
             _ if self.can_continue() => Some(Waits::Turn),
             _ => Some(Waits::Input),
         }
@@ -192,7 +194,7 @@ impl Connection {
             let count = match (&self.stream).read(buffer) {
                 // The client will send no more. All that it sent whole was executed.
                 Ok(0) => {
-                    self.next = Next::Close;
+                    self.next = Next::Close("its client has closed it");
                     return Ok(());
                 }
                 Ok(count) => count,
@@ -248,12 +250,12 @@ impl Connection {
                     self.get(keys, line, unique, exptime, context)
                 }
                 Next::Swallow { .. } => self.swallow(rest, context),
-                Next::Close => 0,
+                Next::Close(_) => 0,
             };
             if matches!(self.next, Next::Request(1)) {
                 self.since = now;
                 if self.wrong_logins == MAX_WRONG {
-                    self.next = Next::Close;
+                    self.next = Next::Close("wrong logins");
                 }
             }
         }
@@ -311,7 +313,7 @@ impl Connection {
         let (used, noreply) = match parsed {
             Parsed::NeedBytes(needed) => return self.stop(Next::Request(needed)),
             Parsed::NeedLine(longest) => return self.stop(Next::Line(longest)),
-            Parsed::Close => return self.stop(Next::Close),
+            Parsed::Close(why) => return self.stop(Next::Close(why)),
             Parsed::Rejected(rejection) => {
                 self.reject(&rejection, context);
                 (rejection.used, rejection.noreply)
@@ -327,7 +329,8 @@ impl Connection {
         if let Some(begun) = begun {
             // It may be a login, or what of one came out of step.
             let request = if was_authenticated { &bytes[..used] } else { b"(hidden)" };
-            trace(request, &self.output[start..], begun.elapsed());
+            let line = trace(request, &self.output[start..], begun.elapsed());
+            context.shared.report(self.number, &line, "");
         }
         used
     }
@@ -350,7 +353,7 @@ impl Connection {
             Request::Get { keys, unique, exptime } => {
                 return self.get(keys, bytes, unique, exptime, context);
             }
-            Request::Quit => self.next = Next::Close,
+            Request::Quit => self.next = Next::Close("quit"),
             _ => context.answer(request, &mut self.output),
         }
         bytes.len()
@@ -454,15 +457,25 @@ impl Connection {
     /// V1: replaces replies that are not known to hold by one line, after which the
     /// connection is closed.
     pub(crate) fn fail(&mut self, error: &store::Error, dialect: Dialect) {
-        self.abandon();
+        self.abandon("a commit failed");
         let reply = Reply::ServerError(error.to_string());
         dialect.write_reply(&reply, &mut self.output);
     }
 
     /// Closes the connection, without the replies of requests that were cut short.
-    pub(crate) fn abandon(&mut self) {
+    pub(crate) fn abandon(&mut self, why: &'static str) {
         self.output.clear();
-        self.next = Next::Close;
+        self.next = Next::Close(why);
+    }
+
+    /// Why it is closed now: if by nothing else, because it is overdue.
+    pub(crate) fn why_closed(&self) -> &'static str {
+        match self.next {
+            Next::Close(why) => why,
+            _ if !self.is_authenticated => "no login in time",
+            _ if self.is_idle() => "idle timeout",
+            _ => "request timeout",
+        }
     }
 }
 
@@ -472,12 +485,12 @@ fn end_len(line: &[u8]) -> usize {
 }
 
 /// What `-vv` prints of a request: its line, how it was answered, how long it took.
-fn trace(request: &[u8], reply: &[u8], took: Duration) {
+fn trace(request: &[u8], reply: &[u8], took: Duration) -> String {
     let first_line = |bytes: &[u8]| {
         let len = bytes.iter().position(|byte| b"\r\n".contains(byte));
         bytes[..len.unwrap_or(bytes.len()).min(80)].escape_ascii().to_string()
     };
     let (line, answer) = (first_line(request), first_line(reply));
     let (len, took) = (reply.len(), took.as_micros());
-    print(&format!("SERVER: '{line}' answered \"{answer}\", {len} bytes, {took} us"));
+    format!("'{line}' answered \"{answer}\", {len} bytes, {took} us")
 }

@@ -11,17 +11,17 @@
 //! | `--backlog` | as many as asked for | waits until another connection closes |
 //! | a worker's mailbox | few, for a moment | is served in the worker's next tick |
 //!
-//! With `--idle-exit` this thread ends the server, by returning: nobody was connected for
-//! that long, and nothing that was acknowledged is still in memory.
+//! This thread ends the server, by returning: when a signal is reported, or, with
+//! `--idle-exit`, when nobody was connected for so long.
 
 use crate::Failure;
 use crate::os::{self, Interest, Poller};
 use crate::server::options::Options;
 use crate::server::shared::Shared;
-use std::io;
+use std::io::{self, Read};
 use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
@@ -111,12 +111,14 @@ impl Listener {
         })
     }
 
-    /// Accepts connections, until there was none for `--idle-exit`.
+    /// Accepts connections, until there is something to read from `stop`, which is returned,
+    /// or until there was none for `--idle-exit`.
     pub(crate) fn run(
         &self,
         shared: &Shared,
         mut poller: Box<dyn Poller>,
-    ) -> io::Result<()> {
+        mut stop: Option<UnixStream>,
+    ) -> io::Result<Option<String>> {
         let Options { idle_exit, threads, .. } = shared.options;
         let fd = match &self.socket {
             Socket::Tcp(listener) => listener.as_fd(),
@@ -124,8 +126,16 @@ impl Listener {
         };
         os::deepen_queue(fd, KERNEL_QUEUE)?;
         poller.add(fd, 0, Interest::Read)?;
+        if let Some(stop) = &stop {
+            poller.add(stop.as_fd(), 1, Interest::Read)?;
+        }
         let (mut ready, mut worker) = (Vec::new(), 0);
         loop {
+            // Each time: the next connection may always be there already.
+            let mut reason = [0; 32];
+            if let Some(Ok(len)) = stop.as_mut().map(|stop| stop.read(&mut reason)) {
+                return Ok(Some(String::from_utf8_lossy(&reason[..len]).into()));
+            }
             match self.accept() {
                 Ok((socket, peer)) => {
                     // Of whatever kind: no worker ever waits for it.
@@ -138,7 +148,7 @@ impl Listener {
                     let idle = shared.idle_time();
                     let left = idle_exit.checked_sub(idle.unwrap_or_default());
                     if !idle_exit.is_zero() && left.is_none_or(|left| left.is_zero()) {
-                        return Ok(());
+                        return Ok(None);
                     }
                     poller.wait(&mut ready, left.filter(|_| !idle_exit.is_zero()))?;
                 }
@@ -157,7 +167,9 @@ fn tcp_address(options: &Options) -> Result<SocketAddr, Failure> {
     let anywhere = *insecure || auth_file.is_some();
     let mut addresses =
         (listen.as_str(), *port).to_socket_addrs().map_err(|error| {
-            let why = format!("--listen {listen} is not an address of this machine");
+            let why = format!(
+                "--listen {listen} is not an address of this machine (a port is --port)"
+            );
             Failure::Usage(format!("{why}: {error}"))
         })?;
     match addresses.next() {

@@ -203,6 +203,9 @@ impl Shared {
         stat("connection_structures", &accepts.serving);
         stat("total_connections", &accepts.accepted);
         stat("rejected_connections", &accepts.rejected);
+        stat("listen_disabled_num", &accepts.rejected);
+        let is_accepting = accepts.serving < self.options.conn_limit;
+        stat("accepting_conns", &u8::from(is_accepting));
         for (name, total) in totals(&self.counters) {
             stat(name, &total);
         }

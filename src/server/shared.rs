@@ -19,6 +19,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering::Release};
 use std::time::{Duration, Instant};
 
 /// A connected socket, of `--port` or of `--unix-socket`: as a file, the two are read
@@ -42,14 +43,18 @@ pub struct Shared {
     pub(crate) started: Instant,
     /// S6: what the system's clock is behind the store's time, in seconds.
     pub(crate) late: u64,
+    /// W6: the workers end after their tick.
+    pub(crate) is_stopping: AtomicBool,
 }
 
 /// Who is served, and who waits.
 pub(crate) struct Accepts {
     /// Connections that are being served.
     pub(crate) serving: usize,
-    /// Those that wait for a place, each with the name that `-v` shows.
-    queue: VecDeque<(Stream, String)>,
+    /// Those that wait for a place, each with its number, and the name that `-v` shows.
+    queue: VecDeque<(Stream, u64, String)>,
+    /// The number of the last one.
+    number: u64,
     /// When the last connection closed.
     idle_since: Instant,
     /// Connections accepted and rejected, since the start or the last reset.
@@ -60,7 +65,8 @@ pub(crate) struct Accepts {
 /// Where a worker finds new connections. Whoever has put something there wakes it: a worker
 /// waits in its poller, and that is what a byte in a socket ends.
 pub(crate) struct Mailbox {
-    pub(crate) connections: Mutex<Vec<Stream>>,
+    /// Each with its number.
+    pub(crate) connections: Mutex<Vec<(Stream, u64)>>,
     /// A byte into this wakes the worker.
     waker: UnixStream,
 }
@@ -104,11 +110,13 @@ impl Shared {
             accepts: Mutex::new(Accepts {
                 serving: 0,
                 queue: VecDeque::new(),
+                number: 0,
                 idle_since: Instant::now(),
                 accepted: 0,
                 rejected: 0,
             }),
             started: Instant::now(),
+            is_stopping: AtomicBool::new(false),
             options,
         };
         Ok((shared, sockets))
@@ -117,6 +125,12 @@ impl Shared {
     /// The store's time, in Unix seconds.
     pub(crate) fn now(&self) -> u64 {
         unix_now() + self.late
+    }
+
+    /// W6: has the workers end.
+    pub(crate) fn stop(&self) {
+        self.is_stopping.store(true, Release);
+        self.mailboxes.iter().for_each(Mailbox::wake);
     }
 
     /// How long nobody has been connected; `None` if somebody is.
@@ -129,32 +143,36 @@ impl Shared {
     pub fn admit(&self, stream: Stream, peer: String, worker: usize) {
         let mut accepts = lock(&self.accepts);
         accepts.accepted += 1;
+        accepts.number += 1;
+        let number = accepts.number;
         if accepts.serving < self.options.conn_limit {
             accepts.serving += 1;
             drop(accepts);
-            self.deliver(stream, &peer, worker);
+            self.deliver(stream, number, &peer, worker);
         } else if accepts.queue.len() < self.options.backlog {
-            accepts.queue.push_back((stream, peer));
+            accepts.queue.push_back((stream, number, peer));
         } else {
             accepts.rejected += 1;
+            drop(accepts);
+            self.report(number, &format!("Rejected {peer}"), ": --conn-limit");
             // A client that does not take it is disconnected all the same.
             let _ = (&stream).write(TOO_MANY_CONNECTIONS.as_bytes());
         }
     }
 
-    fn deliver(&self, stream: Stream, peer: &str, worker: usize) {
-        self.report(&format!("SERVER: Connected by {peer}"));
-        lock(&self.mailboxes[worker].connections).push(stream);
+    fn deliver(&self, stream: Stream, number: u64, peer: &str, worker: usize) {
+        self.report(number, &format!("Connected by {peer}"), "");
+        lock(&self.mailboxes[worker].connections).push((stream, number));
         self.mailboxes[worker].wake();
     }
 
     /// W3: a connection of `worker` has closed, which gets the next of the accept queue.
-    pub(crate) fn release(&self, worker: usize) {
-        self.report("SERVER: Client disconnected");
+    pub(crate) fn release(&self, worker: usize, number: u64, why: &str) {
+        self.report(number, "Client disconnected", &format!(": {why}"));
         let mut accepts = lock(&self.accepts);
-        if let Some((stream, peer)) = accepts.queue.pop_front() {
+        if let Some((stream, number, peer)) = accepts.queue.pop_front() {
             drop(accepts);
-            return self.deliver(stream, &peer, worker);
+            return self.deliver(stream, number, &peer, worker);
         }
         accepts.serving -= 1;
         accepts.idle_since = Instant::now();
@@ -170,10 +188,13 @@ impl Shared {
         is_done
     }
 
-    /// Prints a line with `-v`.
-    fn report(&self, line: &str) {
+    /// Prints a line about a connection with `-v`, with its number and the time of day, UTC.
+    pub(crate) fn report(&self, number: u64, what: &str, why: &str) {
         if self.options.verbosity > 0 {
-            print(line);
+            let now = unix_now();
+            let [hour, minute, second] = [now / 3600 % 24, now / 60 % 60, now % 60];
+            let time = format!("{hour:02}:{minute:02}:{second:02}");
+            print(&format!("SERVER: {what}, connection {number}{why}, {time}"));
         }
     }
 }

@@ -28,6 +28,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Acquire;
 use std::time::{Duration, Instant};
 
 /// How often timeouts are checked.
@@ -35,6 +36,9 @@ const CHECK: Duration = Duration::from_secs(1);
 
 /// The token of a worker's own socket; a connection's is its descriptor.
 const WAKER: usize = usize::MAX;
+
+/// Why a connection is closed that can't be read or written.
+const BROKEN: &str = "the connection broke";
 
 /// A connection whose replies hold once the log is committed up to a position.
 type Served = (usize, u64);
@@ -84,11 +88,17 @@ impl Worker {
         })
     }
 
-    /// Serves them, forever.
+    /// Serves them, until the server stops.
     pub(crate) fn run(mut self) -> io::Result<()> {
-        loop {
+        while !self.shared.is_stopping.load(Acquire) {
             self.step()?;
         }
+        // W6: one more commit, for those that are parked.
+        let result = self.shared.store.sync(self.shared.now());
+        for (served, _) in mem::take(&mut self.parked) {
+            self.finish(served, &result, self.poller.now());
+        }
+        Ok(())
     }
 
     /// Waits until a connection is ready, or until timeouts are to be checked: one tick.
@@ -173,8 +183,10 @@ impl Worker {
         context.session.depends_on = 0;
         let serve = AssertUnwindSafe(|| connection.serve(buffer, now, context));
         // W2: whatever it was doing, it does no more.
-        if !matches!(catch_unwind(serve), Ok(Ok(()))) {
-            connection.abandon();
+        match catch_unwind(serve) {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => connection.abandon(BROKEN),
+            Err(_) => connection.abandon("a request panicked"),
         }
         connection.waits = Waits::Commit;
         Some(context.session.depends_on)
@@ -212,10 +224,10 @@ impl Worker {
         {
             connection.fail(error, self.shared.options.dialect);
         }
-        let flushed = connection.flush(now, &self.context);
-        let Some(waits) = connection.waits_for().filter(|_| flushed.is_ok()) else {
-            return self.close(token);
-        };
+        if connection.flush(now, &self.context).is_err() {
+            connection.abandon(BROKEN);
+        }
+        let Some(waits) = connection.waits_for() else { return self.close(token) };
         connection.waits = waits;
         let interest = match waits {
             Waits::Input => Some(Interest::Read),
@@ -255,11 +267,12 @@ impl Worker {
         let _ = (&self.woken).read(&mut [0; 64]);
         let mailbox = &self.shared.mailboxes[self.context.worker];
         let new = mem::take(&mut *lock(&mailbox.connections));
-        for stream in new {
+        for (stream, number) in new {
             let token = stream.as_raw_fd() as usize;
             let watched = self.poller.add(stream.as_fd(), token, Interest::Read);
             let is_authenticated = self.shared.credentials.is_none();
-            let connection = Connection::new(stream, now, is_authenticated);
+            let mut connection = Connection::new(stream, now, is_authenticated);
+            connection.number = number;
             let count = self.connections.len().max(token + 1);
             self.connections.resize_with(count, || None);
             self.connections[token] = Some(connection);
@@ -289,8 +302,9 @@ impl Worker {
             if connection.interest.is_some() {
                 let _ = self.poller.remove(connection.stream.as_fd());
             }
+            let (number, why) = (connection.number, connection.why_closed());
             drop(connection);
-            self.shared.release(self.context.worker);
+            self.shared.release(self.context.worker, number, why);
         }
     }
 }

@@ -15,7 +15,7 @@
 use crate::os::allocate;
 use crate::store::error::{Error, Result};
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -61,13 +61,23 @@ pub struct Directory {
 /// process ends, however it ends. The directory itself is locked, beside the lock file, in
 /// case a person removes that as a leftover: a second server would lock a new one while
 /// the first holds the old.
-pub struct OwnerLock(
-    #[expect(dead_code, reason = "they are locked")] [Option<File>; 2],
-);
+pub struct OwnerLock([Option<File>; 2]);
+
+impl OwnerLock {
+    /// Writes our pid to the lock file, once there is a data file: so a copy in which there
+    /// is a pid and no data file has lost something. The pid itself is for people, and a full
+    /// disk must not keep us from reading.
+    pub fn sign(&self) {
+        if let [Some(file), _] = &self.0 {
+            let pid = format!("{}\n", std::process::id());
+            let _ = file.set_len(0).and_then(|()| file.write_all_at(pid.as_bytes(), 0));
+        }
+    }
+}
 
 /// The file whose lock says that a directory is in use, and whose content says by which
 /// process. It is never removed.
-const LOCK_NAME: &str = "lock";
+pub(crate) const LOCK_NAME: &str = "lock";
 
 impl Directory {
     /// Opens a directory that there is.
@@ -111,8 +121,8 @@ impl Directory {
         Directory::at(path)
     }
 
-    /// Takes the directory for this process and writes its pid to the lock file, unless
-    /// nothing may be written. If another process has it, the error says which.
+    /// Takes the directory for this process. If another process has it, the error says
+    /// which. A file of the lock's name with anything but a pid in it is somebody else's.
     pub fn lock(&self) -> Result<OwnerLock> {
         // Not truncated: until the lock is ours, the pid in it is another process's.
         let mut options = OpenOptions::new();
@@ -120,8 +130,7 @@ impl Directory {
         let opened = self.open_file(LOCK_NAME, &mut options);
         let is_missing =
             matches!(&opened, Err(error) if error.kind() == io::ErrorKind::NotFound);
-        let mut file =
-            if self.is_read_only && is_missing { None } else { Some(opened?) };
+        let file = if self.is_read_only && is_missing { None } else { Some(opened?) };
         // Not every file system can lock a directory: then the file's lock decides.
         let is_taken = |file: &File| match file.try_lock() {
             Err(TryLockError::WouldBlock) => Ok(true),
@@ -130,21 +139,25 @@ impl Directory {
         };
         let taken = is_taken(&self.handle).unwrap_or(false)
             || file.as_ref().map_or(Ok(false), is_taken)?;
+        let mut found = Vec::new();
+        file.as_ref().map_or(Ok(0), |file| file.take(32).read_to_end(&mut found))?;
+        let pid = String::from_utf8_lossy(&found);
+        let pid = pid.trim_end();
+        if !pid.is_empty() && pid.parse::<u32>().is_err() {
+            let why = "the file lock in it is not ours; choose another --data";
+            return Err(Error::Open(why.into()));
+        }
         if taken {
-            let mut pid = String::new();
-            file.map_or(Ok(0), |mut file| file.read_to_string(&mut pid))?;
-            let is_known = !pid.trim().is_empty();
-            let pid = if is_known { pid.trim() } else { "whose lock file was removed" };
+            let pid = if pid.is_empty() { "whose lock file was removed" } else { pid };
             return Err(Error::Open(format!(
                 "process {pid} is using it; stop that server or choose another --data"
             )));
         }
-        if let Some(file) = file.as_mut().filter(|_| !self.is_read_only) {
-            // The pid is for people; a full disk must not keep us from reading.
-            let pid = format!("{}\n", std::process::id());
-            let _ = file.set_len(0).and_then(|()| file.write_all(pid.as_bytes()));
+        let owner = OwnerLock([file, Some(self.handle.try_clone()?)]);
+        if !self.is_read_only && !pid.is_empty() {
+            owner.sign();
         }
-        Ok(OwnerLock([file, Some(self.handle.try_clone()?)]))
+        Ok(owner)
     }
 }
 
@@ -153,7 +166,7 @@ impl Disk for Directory {
         let mut names = Vec::new();
         for entry in fs::read_dir(&self.path)? {
             // A name that is not UTF-8 is not one of ours.
-            names.extend(entry?.file_name().into_string());
+            names.push(entry?.file_name().to_string_lossy().into_owned());
         }
         Ok(names)
     }

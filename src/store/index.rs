@@ -206,7 +206,7 @@ impl Index {
             Kind::Time => {
                 self.time.fetch_max(exptime, Relaxed);
             }
-            Kind::Complete => {}
+            Kind::Complete | Kind::Continued => {}
         }
     }
 

@@ -26,6 +26,8 @@
 //!   synced.
 //! - L5: once a file is seen to have lost its name, nothing is appended: the next start
 //!   would not find it.
+//! - L6: before anything is appended to the next file, the old one says after its end that
+//!   there is one, so that a copy made meanwhile does not lack it without a word.
 //!
 //! Lock order, also with the store's: compaction's `running`, then shards ascending, then
 //! `syncing`, then `tail`, then `generations`. No sync runs under `tail`, except those of a
@@ -35,7 +37,7 @@
 use crate::lock;
 use crate::store::disk::{Disk, is_full};
 use crate::store::error::{Error, Result};
-use crate::store::record::{Draft, Format, HEADER_LEN, Header};
+use crate::store::record::{Draft, Format, HEADER_LEN, Header, Kind, Record};
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -448,6 +450,11 @@ impl Log {
         }
         // If it fails, it is unknown whether the new name survives: neither file may grow.
         self.final_if_failed(self.disk.sync_dir())?;
+        // L6. If it can't be written, nothing else is worse.
+        let mut bytes = Vec::new();
+        let continued = Record { kind: Kind::Continued, ..Record::default() };
+        Draft::new(&self.format, continued, b"").append_to(&mut bytes, base, base);
+        let _ = self.disk.write(&old.file, &bytes, base - old.base);
         tail.generation = Arc::new(Generation { number, base, file });
         tail.file_len = HEADER_LEN as u64;
         lock(&self.generations).push(tail.generation.clone());

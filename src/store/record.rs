@@ -214,10 +214,16 @@ pub enum Kind {
     Complete = 4,
     /// It was exptime or later, whatever a clock says: what expires by then has expired.
     Time = 5,
+    /// Nothing: the next file begins where this record does. A copy of a directory that
+    /// lacks that file is told by it.
+    Continued = 6,
 }
 
-const KINDS: [Kind; 5] =
-    [Kind::Set, Kind::Delete, Kind::Flush, Kind::Complete, Kind::Time];
+/// By their numbers, of which the first is 1.
+const KINDS: [Kind; 6] = {
+    use Kind::*;
+    [Set, Delete, Flush, Complete, Time, Continued]
+};
 
 /// A record, borrowed from the bytes it was read from, or about to be written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -266,7 +272,7 @@ impl Format {
     /// are not a record. `bytes` holds at least [`Format::overhead`].
     pub fn stated_len(&self, bytes: &[u8], position: u64) -> Option<u64> {
         let number = |from, to| self.int_order.read(&bytes[from..to]);
-        if !(1..=5).contains(&(bytes[KIND] & !(STALE | WIN_SENT)))
+        if !(1..=6).contains(&(bytes[KIND] & !(STALE | WIN_SENT)))
             || number(KEY_LEN, KEY) > u64::from(self.key_size)
             || number(CAS, SYNCED) > position
             || number(SYNCED, KEY_LEN) > position

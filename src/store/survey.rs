@@ -29,7 +29,7 @@
 //! Left out: sectors that the disk will not return. An error of the system ends the
 //! survey; copy the files elsewhere first, with a program that puts zeros in their place.
 
-use crate::store::disk::Disk;
+use crate::store::disk::{Disk, LOCK_NAME};
 use crate::store::error::{Error, Result};
 use crate::store::index::Index;
 use crate::store::log::{Generation, file_name};
@@ -41,6 +41,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, IsTerminal};
 use std::ops::Range;
+use std::sync::atomic::Ordering::Acquire;
 use std::time::{Duration, Instant};
 
 /// The settings requested on the command line. `None` takes what the files say, or the
@@ -86,6 +87,8 @@ pub struct Surveyed {
     pub(crate) synced: u64,
     /// One of them says that no older file is needed.
     is_complete: bool,
+    /// The last one says that there is a newer file (L6).
+    is_continued: bool,
 }
 
 impl Surveyed {
@@ -137,7 +140,7 @@ impl Survey {
 
     /// The error of a start that can't continue from this: the first thing that is wrong,
     /// a torn end aside.
-    pub(crate) fn require_sound(&self) -> Result<()> {
+    pub fn require_sound(&self) -> Result<()> {
         let unsound = self.files.iter().filter(|file| !file.is_sound());
         let problems = unsound.flat_map(Surveyed::problems);
         match problems.chain(self.gap.clone()).next() {
@@ -147,6 +150,17 @@ impl Survey {
                  with what can be read by server --repair"
             ))),
         }
+    }
+
+    /// When the pending flush is due, in Unix seconds; 0 if there is none.
+    pub fn flush_due(&self) -> u64 {
+        self.index.flush_due.load(Acquire)
+    }
+
+    /// Whether a record that was met at `position` is a live item.
+    pub fn is_live(&self, position: u64, record: &Record) -> bool {
+        let shard = self.index.shard(record.key);
+        shard.entries.get(record.key).is_some_and(|entry| entry.position == position)
     }
 
     /// The valid records of all files.
@@ -182,15 +196,22 @@ impl fmt::Display for Survey {
     }
 }
 
-/// Reads all files, changes nothing, and calls `each` for every valid record, oldest
-/// first. `now` is in Unix seconds. The directory must be ours alone.
+/// Reads all files, changes nothing, and calls `each` for every valid record and its
+/// position, oldest first. `now` is in Unix seconds. The directory must be ours alone.
 pub fn survey(
     disk: &dyn Disk,
     settings: &Settings,
     now: u64,
-    mut each: impl FnMut(&Record) -> Result<()>,
+    mut each: impl FnMut(u64, &Record) -> Result<()>,
 ) -> Result<Survey> {
     let (mut files, format) = open_files(disk, settings)?;
+    if let [old, new] = &mut files[..] {
+        // L6: a record after its end, or a part of one, says that there is the next one.
+        let len = new.generation.base.saturating_sub(old.generation.base);
+        if (len..=len + format.overhead() as u64).contains(&old.len) {
+            old.len = len;
+        }
+    }
     let index = Index::new();
     let count = files.len();
     for (file, number) in files.iter_mut().zip(1..) {
@@ -198,7 +219,7 @@ pub fn survey(
             if is_intact {
                 index.replay(position, record, now);
             }
-            each(record)
+            each(position, record)
         })?;
     }
     if let Some(Surveyed { generation, bad_header: Some(why), .. }) = files.first()
@@ -219,6 +240,29 @@ pub(crate) fn numbers(disk: &dyn Disk) -> io::Result<Vec<u64>> {
     let mut numbers: Vec<u64> = names.iter().filter_map(|it| number_of(it)).collect();
     numbers.sort_unstable();
     Ok(numbers)
+}
+
+/// Fails in a directory of somebody else's, one that has files in it and none of ours, and in
+/// one that has lost its data: the lock file has a pid as soon as there is some.
+pub(crate) fn require_ours(disk: &dyn Disk) -> Result<()> {
+    let names = disk.list()?;
+    if names.iter().any(|name| number_of(name).is_some()) {
+        return Ok(());
+    }
+    // Also what an interrupted start has left, or a repair keeps: `0000000001.kv.tmp`.
+    let is_ours = |name: &String| name.get(..13).and_then(number_of).is_some();
+    let other = names.iter().find(|name| *name != LOCK_NAME);
+    let lock = disk.open(LOCK_NAME, false).and_then(|lock| lock.metadata());
+    Err(Error::Open(match other {
+        Some(name) if !names.iter().any(is_ours) => {
+            format!("it has {name} in it, and no data file; choose another --data")
+        }
+        _ if lock.is_ok_and(|lock| lock.len() > 0) => {
+            "its data files are missing; put them back, or remove the file lock as well"
+                .into()
+        }
+        _ => return Ok(()),
+    }))
 }
 
 /// The number of the generation whose file has this name.
@@ -278,6 +322,7 @@ pub(crate) fn open_files(
             intact_end: start,
             synced: start,
             is_complete: false,
+            is_continued: false,
         });
     }
     files.sort_by_key(|file| file.generation.base);
@@ -349,6 +394,7 @@ fn read(
                     file.intact_end = position + len;
                     file.synced = file.synced.max(record.synced);
                     file.is_complete |= record.kind == Kind::Complete;
+                    file.is_continued = record.kind == Kind::Continued;
                 }
                 // Now and then: to read the clock can cost more than a record.
                 if file.records.is_multiple_of(4096) && Instant::now() > next_progress {
@@ -405,6 +451,14 @@ fn gap(files: &[Surveyed]) -> Option<String> {
     if !is_continued {
         let names: Vec<String> = files.iter().map(|it| it.generation.name()).collect();
         return Some(format!("{} do not continue one another", names.join(" and ")));
+    }
+    let newest = &files[files.len() - 1];
+    if newest.is_continued {
+        let (missing, name) = (newest.generation.number + 1, newest.generation.name());
+        return Some(format!(
+            "{} is missing, which follows {name}",
+            file_name(missing)
+        ));
     }
     // Damage may hide the record that says so; then the damage is what is reported.
     let (number, name) = (oldest.generation.number, oldest.generation.name());

@@ -72,7 +72,7 @@ pub fn replay(addr: SocketAddr, text: &str, skip_ours: bool) -> Result<usize, St
     let options = Options { against, skip_ours, ..Options::default() };
     let scenes = script::parse("script", text, &options)?;
     let count = scenes.iter().filter(|scene| !(skip_ours && scene.is_ours)).count();
-    let failures = driver::play("script", text, &options)?;
+    let failures = driver::play("script", text, &options)?.unwrap_or_default();
     if failures.is_empty() { Ok(count) } else { Err(failures.join("\n")) }
 }
 
@@ -253,6 +253,16 @@ impl Server {
         let _ = self.child.wait();
     }
 
+    /// Sends the process a signal, and does not wait for what it does.
+    pub fn signal(&self, name: &str) {
+        signal(self.pid(), name);
+    }
+
+    /// Waits until the process ends by itself; its exit code, if it was not killed.
+    pub fn exit_code(&mut self) -> Option<i32> {
+        self.child.wait().expect("it can be waited for").code()
+    }
+
     /// Ends the process, and tells all that it has said on standard error.
     pub fn last_words(mut self) -> String {
         self.kill();
@@ -275,6 +285,13 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// Sends a signal as `kill` does.
+pub fn signal(pid: u32, name: &str) {
+    let mut kill = Command::new("kill");
+    kill.args([format!("-{name}"), pid.to_string()]);
+    assert!(kill.status().expect("kill runs").success(), "no process {pid}");
 }
 
 /// A connection to any server, with the settings of [`Server::connect`].

@@ -51,7 +51,7 @@ impl Model {
                 self.items.remove(&record.key);
             }
             Kind::Flush => self.flush(record.exptime),
-            Kind::Complete | Kind::Time => {}
+            Kind::Complete | Kind::Time | Kind::Continued => {}
         }
     }
 

@@ -152,7 +152,7 @@ pub fn read(
                         let text = format!("{rejection:?}");
                         (rejection.used, text, rejection.swallow)
                     }
-                    Parsed::Close => {
+                    Parsed::Close(_) => {
                         found.push((arrived, "close".into()));
                         return found;
                     }
@@ -357,7 +357,7 @@ pub fn consume(dialect: Dialect, mut input: &[u8]) {
                     swallow = rejection.swallow;
                     rejection.used
                 }
-                Parsed::Close => return,
+                Parsed::Close(_) => return,
             },
         };
         assert!((1..=input.len()).contains(&used));

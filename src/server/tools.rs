@@ -1,0 +1,89 @@
+//! What can be done to a data directory that no server is using: `--check`, `--dump`,
+//! `--repair` and `--compact`.
+//!
+//! A dump is the live items as requests: each a `set` with noreply, in the order of their
+//! records, a `flush_all` if one is pending, and then a `version`, whose reply says that all of them were executed.
+//! What is left of an item's life is given as a date, so it does not matter when the dump is
+//! loaded. It is loaded by sending it to any memcached.
+
+use crate::os::unix_now;
+use crate::store::disk::{Directory, Disk};
+use crate::store::repair::repair;
+use crate::store::survey::{numbers, survey};
+use crate::store::{Error, Options, Record, Result, Settings, Store, SyncMode};
+use crate::{print, warn};
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+/// Performs one of them, which is named as its option. A check and a dump change nothing,
+/// not even the time of a file.
+pub fn perform(tool: &str, data: &Path, settings: &Settings) -> Result<ExitCode> {
+    let directory = match tool {
+        "check" | "dump" => Directory::read_only(data)?,
+        _ => Directory::at(data)?,
+    };
+    // Checked before the lock: no file is made where there are none of ours.
+    if numbers(&directory)?.is_empty() {
+        let why = "there is no data file in it; choose another --data";
+        return Err(Error::Open(why.into()));
+    }
+    if tool == "compact" {
+        return compact(data, settings);
+    }
+    let _owner = directory.lock()?;
+    if tool == "repair" {
+        let disk: Arc<dyn Disk> = Arc::new(directory);
+        let repaired = repair(&disk, settings)?.map(|repaired| repaired.to_string());
+        print(repaired.as_deref().unwrap_or("there is nothing to repair"));
+        return Ok(ExitCode::SUCCESS);
+    }
+    if tool == "dump" {
+        dump(&directory, settings, BufWriter::new(io::stdout().lock()))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let survey = survey(&directory, settings, unix_now(), |_, _| Ok(()))?;
+    print(&survey.to_string());
+    Ok(ExitCode::from(u8::from(!survey.is_sound())))
+}
+
+fn compact(data: &Path, settings: &Settings) -> Result<ExitCode> {
+    // In `every-second` no space is preallocated, which would be left behind; what is
+    // moved is synced all the same.
+    let (settings, sync) = (*settings, SyncMode::EverySecond);
+    let options = Options { settings, sync, ..Options::default() };
+    let (store, torn) = Store::open(data, &options, unix_now())?;
+    torn.iter().for_each(|torn| warn(&format!("server: {torn}")));
+    let before = store.figures().log_bytes;
+    store.compact(&unix_now)?;
+    let (after, items) = (store.figures().log_bytes, store.figures().items);
+    print(&format!("{before} bytes before, {after} now, with {items} items"));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Reads everything twice: first to learn what is live.
+fn dump(disk: &dyn Disk, settings: &Settings, mut out: impl Write) -> Result<()> {
+    let now = unix_now();
+    let found = survey(disk, settings, now, |_, _| Ok(()))?;
+    found.require_sound()?;
+    // A torn end.
+    found.problems().iter().for_each(|problem| warn(&format!("server: {problem}")));
+    let due = found.flush_due();
+    survey(disk, settings, now, |position, record| {
+        let Record { flags, exptime, key, value, .. } = *record;
+        if found.is_live(position, record) && !(1..=now).contains(&due) {
+            out.write_all(b"set ")?;
+            out.write_all(key)?;
+            write!(out, " {flags} {exptime} {} noreply\r\n", value.len())?;
+            out.write_all(value)?;
+            out.write_all(b"\r\n")?;
+        }
+        Ok(())
+    })?;
+    if due > now {
+        write!(out, "flush_all {due} noreply\r\n")?;
+    }
+    out.write_all(b"version\r\n")?;
+    Ok(out.flush()?)
+}
