@@ -260,13 +260,11 @@ unsafe extern "C" {
     fn signal(number: c_int, handler: usize) -> usize;
     fn write(fd: c_int, bytes: *const u8, count: usize) -> isize;
     fn _exit(code: c_int) -> !;
+    safe fn geteuid() -> u32;
 }
 
 /// The user that this process acts as.
 pub fn user() -> u32 {
-    unsafe extern "C" {
-        safe fn geteuid() -> u32;
-    }
     geteuid()
 }
 

@@ -8,7 +8,7 @@
 mod common;
 
 use common::disk::files;
-use common::talk::{ask, send};
+use common::talk::{ask, rest, send};
 use common::verbs::Verbs;
 use common::{SERVER, Server, TempDir};
 use memcached_lite::driver::random::Random;
@@ -191,8 +191,9 @@ const REQUESTS: &[u8] =
 #[test]
 fn a_dump_is_what_stores_the_live_items_elsewhere() {
     let mut server = Server::start(&["--key-size", "60", "--sync", "every-second"]);
-    send(server.connect(), REQUESTS);
-    ask(server.connect(), "get touched\r\n", "VALUE touched 0 1\r\nt\r\nEND\r\n");
+    let stream = server.connect();
+    send(&stream, [REQUESTS, b"quit\r\n"].concat());
+    assert!(rest(&stream).ends_with(b"TOUCHED\r\n"));
     server.kill();
     let before = files(server.data());
     let dumped = dump(server.data());
@@ -229,8 +230,9 @@ fn a_pending_flush_is_dumped_and_one_that_is_due_leaves_nothing() {
 #[test]
 fn memcached_loads_a_dump() {
     let mut server = Server::start(&["--sync", "every-second"]);
-    send(server.connect(), REQUESTS);
-    ask(server.connect(), "get touched\r\n", "VALUE touched 0 1\r\nt\r\nEND\r\n");
+    let stream = server.connect();
+    send(&stream, [REQUESTS, b"quit\r\n"].concat());
+    assert!(rest(&stream).ends_with(b"TOUCHED\r\n"));
     server.kill();
     let dumped = dump(server.data());
     let directory = TempDir::new();

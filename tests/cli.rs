@@ -204,7 +204,9 @@ fn a_file_of_logins_has_to_be_its_owners_alone_and_to_make_sense() {
     };
     for mode in [0o640, 0o604, 0o620, 0o602, 0o610, 0o644, 0o666] {
         fs::set_permissions(&path, Permissions::from_mode(mode)).expect("chmod");
-        let advice = format!("others can read or change {path}; `chmod 600 {path}`");
+        let advice = format!(
+            "others can read or change {path}; make it your own, and `chmod 600 {path}`"
+        );
         assert_eq!(rejected("server", 1), advice, "{mode:o}");
         assert_eq!(rejected("client", 2), advice, "{mode:o}");
     }

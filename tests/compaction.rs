@@ -164,11 +164,10 @@ fn compaction_keeps_what_is_live_and_nothing_else() {
     }
     assert_eq!(t.names(), [SECOND]);
     let bytes = &files(t.directory.path())[SECOND];
-    // C3, S6: and the records that say how late it was when something had expired, and that
-    // no older file is needed.
-    assert_eq!(bytes.len(), HEADER_LEN + live + 2 * OVERHEAD);
+    // C3: and the record that says that no older file is needed.
+    assert_eq!(bytes.len(), HEADER_LEN + live + OVERHEAD);
     let records = records(bytes);
-    assert_eq!(records.len(), before.len() + 2);
+    assert_eq!(records.len(), before.len() + 1);
     assert_eq!(records.last().unwrap().kind, Kind::Complete);
     assert_eq!(t.store.figures().live_bytes, live as u64);
 }

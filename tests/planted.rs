@@ -51,8 +51,12 @@ const FAULTS: [Fault; 7] = [
         what: "a parked reply misses its wake-up: a commit wakes one worker alone",
         test: "simulate",
         file: "src/server/shared.rs",
-        line: "self.mailboxes.iter().for_each(Mailbox::wake);",
-        instead: "self.mailboxes.iter().take(1).for_each(Mailbox::wake);",
+        line: "if is_done {",
+        instead: "if is_done {
+            self.mailboxes[0].wake();
+            return true;
+        }
+        if is_done {",
     },
     Fault {
         what: "a get that is resumed skips a key",
@@ -73,10 +77,10 @@ const FAULTS: [Fault; 7] = [
         what: "a flush takes one shard after another",
         test: "torture",
         file: "src/store/items.rs",
-        line: "shards.iter_mut().for_each(|shard| shard.clear(place.end));",
+        line: "let cleared = shards.iter_mut().map(|shard| shard.clear(place.end));",
         instead: "let count = shards.len();
             drop(shards);
-            (0..count).for_each(|n| self.index.all()[n].clear(place.end));",
+            let cleared = (0..count).map(|n| self.index.all()[n].clear(place.end));",
     },
 ];
 

@@ -873,7 +873,7 @@ fn a_compaction_by_hand_does_a_flush_that_is_due() {
     let left = records(&files(directory.path())[THIRD]);
     assert_eq!(
         left.iter().map(|found| found.kind).collect::<Vec<_>>(),
-        [Kind::Time, Kind::Complete]
+        [Kind::Complete]
     );
 }
 

@@ -146,13 +146,9 @@ impl Connection {
 
     /// What it waits for, now that its replies may leave; `None` if it is finished.
     pub fn waits_for(&self) -> Option<Waits> {
-        if self.is_slowed {
-            return Some(Waits::Check);
-        }
-        if !self.output.is_empty() {
-            return Some(Waits::Output);
-        }
         match self.next {
+            _ if self.is_slowed => Some(Waits::Check),
+            _ if !self.output.is_empty() => Some(Waits::Output),
             Next::Close(_) => None,
             _ if self.can_continue() => Some(Waits::Turn),
             _ => Some(Waits::Input),

@@ -25,8 +25,8 @@
 //!   can take long: in another that was put in its place, files of these names are another's.
 //!
 //! Tombstones are not copied: what they deleted stood in n or before, and n goes. A
-//! pending flush has yet to come, so it is written to n+1 again, and so is the time up to
-//! which expiry was seen (S6).
+//! pending flush has yet to come, so it is written to n+1 again. The last record also says
+//! up to which time expiry was seen (S6).
 //!
 //! Whether it is due is checked ten times a second. At rest a directory is at most twice the
 //! length of its live records and 64 MiB long, without the preallocated space. While
@@ -112,14 +112,10 @@ impl Compaction {
         if is_new {
             items.log.rotate()?;
         }
-        if is_full {
-            *reserve = None;
-        }
-        // A pending flush stands in the old file, and so does the time.
+        // C5: the copies need it now.
+        reserve.take_if(|_| is_full);
+        // A pending flush stands in the old file.
         items.flush(&mut session, |due| (due != 0).then_some(due))?;
-        if items.time() != 0 {
-            items.append_time(&mut session, items.time())?;
-        }
         let generations = items.log.generations();
         let (old, end) = (&generations[0], generations[1].base);
         walk(items, old, end, &mut session, clock).inspect_err(|error| {
@@ -127,9 +123,9 @@ impl Compaction {
                 self.stopped.get_or_init(|| error.clone());
             }
         })?;
-        // C3
-        let complete = Record { kind: Kind::Complete, ..Record::default() };
-        items.append(&mut session, complete)?;
+        // C3, S6
+        let (kind, exptime) = (Kind::Complete, items.time());
+        items.append(&mut session, Record { kind, exptime, ..Record::default() })?;
         items.log.retire(old, clock())?;
         *reserve = None;
         items.log.hold_back(false);

@@ -218,10 +218,10 @@ impl Disk for Directory {
     }
 }
 
-/// Whether the disk, or what we may have of it, is full.
-pub(crate) fn is_full(error: &io::Error) -> bool {
+/// Whether an error is that the disk, or what we may have of it, is full.
+pub(crate) fn is_full(error: io::ErrorKind) -> bool {
     use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
-    matches!(error.kind(), FileTooLarge | QuotaExceeded | StorageFull)
+    matches!(error, FileTooLarge | QuotaExceeded | StorageFull)
 }
 
 /// A name that no file has yet: this one, or this one with a number after it.

@@ -203,10 +203,9 @@ impl Index {
                     shards.iter_mut().for_each(|shard| drop(shard.clear(0)));
                 }
             }
-            Kind::Time => {
+            Kind::Complete | Kind::Time | Kind::Continued => {
                 self.time.fetch_max(exptime, Relaxed);
             }
-            Kind::Complete | Kind::Continued => {}
         }
     }
 

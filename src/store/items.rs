@@ -224,7 +224,7 @@ impl Items {
     fn expiry_end(&self, session: &mut Session) -> u64 {
         if self.time() < session.now {
             // If that can't be written, the item has expired all the same.
-            let _ = self.append_time(session, session.now);
+            let _ = self.append_time(session);
         }
         self.log.end()
     }
@@ -234,11 +234,11 @@ impl Items {
         self.index.time.load(Acquire)
     }
 
-    /// Appends a record that says that it is `time`.
-    pub(crate) fn append_time(&self, session: &mut Session, time: u64) -> Result<()> {
-        let record = Record { kind: Kind::Time, exptime: time, ..Record::default() };
-        self.append(session, record)?;
-        self.index.time.fetch_max(time, Release);
+    /// Appends a record of the time.
+    fn append_time(&self, session: &mut Session) -> Result<()> {
+        let (kind, exptime) = (Kind::Time, session.now);
+        self.append(session, Record { kind, exptime, ..Record::default() })?;
+        self.index.time.fetch_max(exptime, Release);
         Ok(())
     }
 
@@ -282,9 +282,7 @@ impl Items {
         self.index.flush_due.store(due, Release);
         if due == 0 {
             let cleared = shards.iter_mut().map(|shard| shard.clear(place.end));
-            let cleared: Vec<_> = cleared.collect();
-            drop(shards);
-            drop_elsewhere(cleared);
+            drop_elsewhere(cleared.collect::<Vec<_>>());
         }
         Ok(())
     }

@@ -111,11 +111,9 @@ struct Tail {
     generation: Arc<Generation>,
     /// Appended, and not written out: from position `written` on.
     bytes: Vec<u8>,
-    /// The last attempt to write `bytes` out failed: an append tries again first, so that
-    /// the tail does not grow.
-    has_failed: bool,
-    /// It failed for want of space.
-    is_full: bool,
+    /// How the last attempt to write `bytes` out failed, if it did: then an append tries again
+    /// first, so that the tail does not grow.
+    failed: Option<io::ErrorKind>,
     /// L5: why appends fail: a file was not where it should be at the last check.
     missing: Option<Error>,
     /// Length of the file, in bytes.
@@ -164,8 +162,7 @@ impl Log {
             file_len: end - generation.base,
             generation,
             bytes: Vec::new(),
-            has_failed: false,
-            is_full: false,
+            failed: None,
             missing: None,
         };
         Log {
@@ -204,7 +201,7 @@ impl Log {
 
     /// Whether the disk has been found full, and compaction has not made room since.
     pub(crate) fn is_full(&self) -> bool {
-        self.is_held_back.load(Acquire) || lock(&self.tail).is_full
+        self.is_held_back.load(Acquire) || lock(&self.tail).failed.is_some_and(is_full)
     }
 
     /// C5: holds new values back, or no longer.
@@ -229,7 +226,7 @@ impl Log {
         if let Some(error) = &tail.missing {
             return Err(error.clone());
         }
-        if tail.has_failed || tail.bytes.len() >= TAIL_LIMIT {
+        if tail.failed.is_some() || tail.bytes.len() >= TAIL_LIMIT {
             self.write_out(&mut tail)?;
         }
         // L1
@@ -350,11 +347,10 @@ impl Log {
             tail.file_len = if extended.is_ok() { end + PREALLOCATED } else { end };
         }
         let result = self.disk.write(file, &tail.bytes, offset);
-        tail.has_failed = result.is_err();
-        tail.is_full = result.as_ref().is_err_and(is_full);
+        tail.failed = result.as_ref().err().map(io::Error::kind);
         // Cut off what the failed write left: a start would copy it aside as a torn end,
         // and a full disk has no space for that.
-        if tail.has_failed && self.disk.set_len(file, offset).is_ok() {
+        if tail.failed.is_some() && self.disk.set_len(file, offset).is_ok() {
             tail.file_len = offset;
         }
         result.map_err(write_error)?;

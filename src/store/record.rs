@@ -219,11 +219,8 @@ pub enum Kind {
     Continued = 6,
 }
 
-/// By their numbers, of which the first is 1.
-const KINDS: [Kind; 6] = {
-    use Kind::*;
-    [Set, Delete, Flush, Complete, Time, Continued]
-};
+use Kind::{Complete, Continued, Delete, Flush, Set, Time};
+const KINDS: [Kind; 6] = [Set, Delete, Flush, Complete, Time, Continued];
 
 /// A record, borrowed from the bytes it was read from, or about to be written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -236,7 +233,8 @@ pub struct Record<'a> {
     pub win_sent: bool,
     /// The client's 32 bits, opaque to us.
     pub flags: u32,
-    /// Expiry in Unix seconds, 0 for never; for a flush, when it is due; for a time, that.
+    /// Expiry in Unix seconds, 0 for never; for a flush, when it is due; for a time, and at
+    /// the end of a compaction, how late it was.
     pub exptime: u64,
     /// The unique of `gets` and `cas`: the position at which this value was first
     /// stored. Touch and compaction write the record again and keep it.

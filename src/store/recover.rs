@@ -129,7 +129,7 @@ fn save(
     let temporary = generation.name() + ".tmp";
     let saved = disk.open(&temporary, true);
     match saved.and_then(|saved| copy(disk, &generation.file, range, &saved, 0)) {
-        Err(error) if is_full(&error) => {
+        Err(error) if is_full(error.kind()) => {
             let _ = disk.remove(&temporary);
             Ok(false)
         }

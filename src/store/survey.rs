@@ -425,8 +425,7 @@ fn read(
         file.synced = file.intact_end;
     }
     let is_torn = !was_safe && !records.is_limited();
-    let first = file.damage.first().filter(|_| is_torn);
-    file.torn = first.map(|range| range.start..data_end);
+    file.torn = file.damage.first().filter(|_| is_torn).map(|it| it.start..data_end);
     Ok(())
 }
 
