@@ -308,6 +308,7 @@ pub fn server(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         let options = server_options(&args)?;
         // A file at its largest is then an error of a write, and not the end of us.
         os::outlive_file_size_limit();
+        os::merge_freed_blocks();
         if let Some(task) = task {
             let done = perform(task, &options.data, &options.store.settings);
             return done.map_err(|error| {

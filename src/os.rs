@@ -331,6 +331,20 @@ pub fn outlive_file_size_limit() {
     unsafe { signal(SIGXFSZ, SIG_IGN) };
 }
 
+/// Has the allocator merge each small block when it is freed. As a rule, glibc does that for
+/// all of them at once, in the next thread that needs memory: with the keys of a flush, a
+/// worker was busy with it for half a second.
+pub fn merge_freed_blocks() {
+    #[cfg(target_env = "gnu")]
+    {
+        const M_MXFAST: c_int = 1;
+        unsafe extern "C" {
+            safe fn mallopt(parameter: c_int, value: c_int) -> c_int;
+        }
+        mallopt(M_MXFAST, 0);
+    }
+}
+
 /// Lets `waiting` connections queue in the kernel until they are accepted. The
 /// standard library asks for 128, fewer than may connect at the same moment.
 pub fn deepen_queue(listener: BorrowedFd, waiting: i32) -> Result<()> {

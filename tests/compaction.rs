@@ -590,7 +590,7 @@ fn on_a_full_disk_compaction_goes_before_new_values() {
         t.store.set(&mut session, b"new", 0, 0, b"v")?;
         t.store.settle(&session)
     };
-    t.disk.fail(&[Call::Write, Call::Reserve], 0, How::Always);
+    t.disk.fail(&[Call::Write, Call::Reserve], 0, How::Full);
     set(&t).unwrap_err();
     // Most is garbage: from here on, room is needed for what is not.
     t.store.maintain(&|| NOW).unwrap_err();
@@ -600,7 +600,7 @@ fn on_a_full_disk_compaction_goes_before_new_values() {
     // What makes room is not held back.
     assert_eq!(t.store.delete(&mut Session::at(NOW), b"k"), Ok(Answer::Deleted));
     // There is room for the tail, and not for the copies: nothing is begun.
-    t.disk.fail(&[Call::Reserve], 0, How::Always);
+    t.disk.fail(&[Call::Reserve], 0, How::Full);
     t.store.maintain(&|| NOW).unwrap_err();
     assert_eq!(t.names(), [FIRST]);
     t.disk.heal();
@@ -619,7 +619,7 @@ fn what_is_reserved_for_a_walk_is_given_to_it_on_a_full_disk() {
     let before = contents(&t.store, &SORTS, NOW);
     t.disk.forget();
     // The copies do not fit any more.
-    t.disk.fail_here(&[Call::Write], 2, How::Always);
+    t.disk.fail_here(&[Call::Write], 2, How::Full);
     t.compact().unwrap_err();
     let done = t.disk.done();
     let reserved = done.iter().find(|done| done.call == Call::Reserve).unwrap();

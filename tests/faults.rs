@@ -322,7 +322,8 @@ impl Run {
 
     /// Whether a call may fail, given the number of failures before it.
     fn may_fail(&self, failures: usize) -> bool {
-        let is_over = self.how != How::Always || self.lasts == 0;
+        let lasts = matches!(self.how, How::Always | How::Full);
+        let is_over = !lasts || self.lasts == 0;
         self.disk.failures() > failures
             || (failures > 0 && !is_over)
             || self.is_final
@@ -508,6 +509,15 @@ fn calls_that_fail_for_a_while_take_back_no_promise() {
     assert!(fail_at_every_call(Call::ALL, How::Always) > 80);
 }
 
+/// What needs space.
+const FULL: &[Call] = &[Call::Write, Call::Reserve, Call::Truncate];
+
+#[test]
+fn a_disk_that_is_full_for_a_while_takes_back_no_promise() {
+    // L3, C5, S4
+    assert!(fail_at_every_call(FULL, How::Full) > 15);
+}
+
 #[test]
 fn a_write_that_is_cut_short_takes_back_no_promise() {
     // L3
@@ -611,9 +621,10 @@ impl Left {
 #[test]
 fn two_faults_in_any_state_take_back_no_promise() {
     // R1, R3, R4, R5, C3, C4, C5
-    const FIRSTS: [(&[Call], How); 4] = [
+    const FIRSTS: [(&[Call], How); 5] = [
         (Call::ALL, How::Once),
         (Call::ALL, How::Always),
+        (FULL, How::Full),
         (&[Call::Write], How::Short),
         (&[Call::Rename, Call::Remove], How::Late),
     ];

@@ -580,7 +580,7 @@ fn a_full_disk_can_be_started_on() {
     let disk = Faulty::new(directory.path());
     for _ in 0..2 {
         // After that of the log, no file can be made.
-        disk.fail(&[Call::Open], 1, How::Always);
+        disk.fail(&[Call::Open], 1, How::Full);
         let said = check_contents(&disk, &models[models.len() - 2]);
         assert!(said.is_none_or(|said| said.contains("the disk is full")));
     }

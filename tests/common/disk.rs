@@ -77,8 +77,10 @@ impl Call {
 pub enum How {
     /// It fails, and the next one works again.
     Once,
-    /// It fails, and all calls of its kind do until [`Faulty::heal`], as on a full disk.
+    /// It fails, and all calls of its kind do until [`Faulty::heal`].
     Always,
+    /// So do all that were chosen, and say that the disk is full.
+    Full,
     /// It fails, and whatever is called after it, as if the process ended there.
     Stop,
     /// It fails when half of what it was given is written, for once.
@@ -469,10 +471,8 @@ impl State {
         self.failures += 1;
         let how = self.faults[number].how;
         match how {
-            How::Always => {
-                self.faults[number].calls = call.alone();
-                return Err(io::ErrorKind::StorageFull.into());
-            }
+            How::Always => self.faults[number].calls = call.alone(),
+            How::Full => return Err(io::ErrorKind::StorageFull.into()),
             How::Stop => self.stopped = true,
             How::Once | How::Late | How::Short => drop(self.faults.remove(number)),
         }
