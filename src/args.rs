@@ -300,8 +300,7 @@ fn in_range<N: FromStr + PartialOrd + Display>(
 }
 
 /// `server`: serves, or does one of the tasks. Exits with 0 when it was told to stop, after
-/// `--idle-exit` or a task,
-/// with 1 after a check that has found damage.
+/// `--idle-exit` or a task, with 1 after a check that has found damage.
 pub fn server(words: impl IntoIterator<Item = OsString>) -> ExitCode {
     program("server", SERVER, words, |args| {
         let task = task(&args)?;

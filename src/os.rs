@@ -278,7 +278,7 @@ const SIGTERM: c_int = 15;
 /// The socket on which the next signal is reported; -1 while the next one ends the process.
 static REPORT: AtomicI32 = AtomicI32::new(-1);
 
-/// Has SIGTERM and SIGINT end this process, also where it is process 1 of a container, for
+/// Makes SIGTERM and SIGINT end this process, also where it is process 1 of a container, for
 /// which the kernel drops every signal without a handler.
 pub fn end_on_signals() {
     extern "C" fn handle(number: c_int) {
@@ -331,7 +331,7 @@ pub fn outlive_file_size_limit() {
     unsafe { signal(SIGXFSZ, SIG_IGN) };
 }
 
-/// Has the allocator merge each small block when it is freed. As a rule, glibc does that for
+/// Makes the allocator merge each small block when it is freed. As a rule, glibc does that for
 /// all of them at once, in the next thread that needs memory: with the keys of a flush, a
 /// worker was busy with it for half a second.
 pub fn merge_freed_blocks() {
@@ -395,8 +395,8 @@ pub fn allocate(file: BorrowedFd, len: u64) -> Result<()> {
     if is_done { Ok(()) } else { Err(error) }
 }
 
-#[cfg(not(all(not(target_os = "macos"), target_pointer_width = "64")))]
 /// As above.
+#[cfg(not(all(not(target_os = "macos"), target_pointer_width = "64")))]
 pub fn allocate(_: BorrowedFd, _: u64) -> Result<()> {
     Ok(())
 }

@@ -35,8 +35,9 @@
 //! - W6: a server that is told to stop accepts nothing more, lets each worker end its tick
 //!   and answer what is parked, and syncs what was written.
 //!
-//! What was acknowledged is safe at any moment, so a kill will do as well. Left out: moving connections between workers, so one worker can be busier than
-//! another when few clients do most of the work.
+//! What was acknowledged is safe at any moment, so a kill will do as well. Left out: moving
+//! connections between workers, so one worker can be busier than another when few clients do
+//! most of the work.
 
 pub mod connection;
 mod listener;
@@ -129,6 +130,12 @@ impl Server {
                     it.sync(it.now());
                 }
             })?;
+        }
+        if shared.late > 0 {
+            let late = shared.late;
+            warn(&format!(
+                "server: the clock is {late} seconds behind the data's, which counts"
+            ));
         }
         let it = shared.clone();
         spawn("maintenance".into(), move || maintain(&it))?;

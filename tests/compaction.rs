@@ -612,6 +612,26 @@ fn on_a_full_disk_compaction_goes_before_new_values() {
 }
 
 #[test]
+fn a_walk_that_is_stopped_by_damage_holds_nothing_back() {
+    // C5, C4
+    let t = Fixture::new();
+    (0..50).for_each(|_| t.put("k", &[b'v'; 100]));
+    let mut bytes = files(t.directory.path())[FIRST].clone();
+    let last = records(&bytes).pop().unwrap();
+    bytes[last.start] ^= 1;
+    put_files(t.directory.path(), &BTreeMap::from([(FIRST.to_owned(), bytes)]));
+    let mut session = Session::at(NOW);
+    t.disk.fail(&[Call::Write], 0, How::Full);
+    t.store.set(&mut session, b"n", 0, 0, b"v").unwrap();
+    t.store.settle(&session).unwrap_err();
+    t.store.maintain(&|| NOW).unwrap_err();
+    t.disk.heal();
+    let error = t.store.maintain(&|| NOW).unwrap_err();
+    assert!(matches!(error, Error::Read(_)), "{error:?}");
+    t.put("later", b"v");
+}
+
+#[test]
 fn what_is_reserved_for_a_walk_is_given_to_it_on_a_full_disk() {
     // C5: it is a file without a name, as long as the live records at least.
     let mut t = Fixture::new();

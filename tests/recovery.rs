@@ -549,7 +549,8 @@ fn bytes_cut_out_or_doubled_fail_a_start_though_nothing_says_they_were_safe() {
             let files = Files::from([(FIRST.to_owned(), damaged)]);
             put_files(directory.path(), &files);
             let opened = Faulty::new(directory.path()).open(&options(), NOW);
-            let error = opened.err().expect("it is damaged").to_string();
+            let what = format!("{start}..{end}");
+            let error = opened.err().expect(&what).to_string();
             assert!(error.contains(FIRST) && error.contains("--repair"), "{error}");
         }
     }
@@ -567,6 +568,66 @@ fn bytes_cut_out_or_doubled_fail_a_start_though_nothing_says_they_were_safe() {
     put_files(directory.path(), &torn);
     let (_, said) = Faulty::new(directory.path()).open(&options(), NOW).unwrap();
     assert!(said.unwrap().contains("torn end"));
+}
+
+#[test]
+fn two_starts_can_stop_before_a_power_cut() {
+    // R3: what the second one finds need not be safe because the first one has made it.
+    for first in 0.. {
+        for second in 0.. {
+            let directory = TempDir::new();
+            let mut writer = Writer::new(&directory);
+            writer.set(b"a", 0, 0, b"one");
+            writer.commit();
+            writer.set(b"ab", 0, 0, b"acknowledged");
+            writer.commit();
+            let Writer { disk, store, models, .. } = writer;
+            drop(store);
+            disk.fail(Call::ALL, first, How::Stop);
+            if disk.open(&options(), NOW).is_ok() {
+                assert!(first > 10);
+                return;
+            }
+            disk.heal();
+            disk.fail(Call::ALL, second, How::Stop);
+            let is_over = disk.open(&options(), NOW).is_ok();
+            for seed in [0, 31 * first as u64 + second as u64] {
+                let left = TempDir::new();
+                disk.power_cut(left.path(), seed);
+                check_contents(&Faulty::new(left.path()), models.last().unwrap());
+            }
+            if is_over {
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn pages_that_a_power_cut_leaves_out_say_nothing_of_what_is_in_a_value() {
+    // R1: a client may have put records into it.
+    let directory = TempDir::new();
+    let mut writer = Writer::new(&directory);
+    writer.set(b"a", 0, 0, b"safe");
+    writer.commit();
+    let whole = written_files(&directory)[FIRST].clone();
+    let record = whole[HEADER_LEN..].to_vec();
+    for _ in 0..2 {
+        writer.set(b"file", 0, 0, &record.repeat(200));
+    }
+    writer.commit();
+    let good = written_files(&directory);
+    for pages in 1..8 {
+        let mut torn = good.clone();
+        for page in (0..3).filter(|page| pages & (1 << page) != 0) {
+            let start = whole.len().max(page * 4096);
+            torn.get_mut(FIRST).unwrap()[start..(page + 1) * 4096].fill(0);
+        }
+        put_files(directory.path(), &torn);
+        let opened = Faulty::new(directory.path()).open(&options(), NOW);
+        let (_, said) = opened.unwrap_or_else(|error| panic!("{pages:b}: {error}"));
+        assert!(said.unwrap().contains("torn end"));
+    }
 }
 
 #[test]

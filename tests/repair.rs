@@ -861,6 +861,46 @@ fn a_compaction_by_hand_leaves_what_is_live_and_no_preallocated_space() {
 }
 
 #[test]
+fn the_newer_of_two_files_can_lose_its_header() {
+    // The older one ends with the record that says so (L6), which takes no position.
+    let directory = TempDir::new();
+    let mut writer = Writer::new(&directory);
+    writer.write_all_sorts(&directory);
+    writer.disk.fail(&[Call::Remove], 1, How::Once);
+    writer.store.compact(&|| NOW).unwrap_err();
+    writer.set(b"a", 5, 0, b"after");
+    writer.commit();
+    let expected = contents(&writer.store, &KEYS, NOW);
+    drop(writer);
+    let mut damaged = files(directory.path());
+    damaged.get_mut(SECOND).unwrap()[20] ^= 1;
+    put_files(directory.path(), &damaged);
+    let disk = Faulty::new(directory.path());
+    repair(&disk.shared(), &settings()).unwrap().expect("damaged");
+    let (store, _) = disk.open(&options(), NOW).unwrap();
+    assert_eq!(contents(&store, &KEYS, NOW), expected);
+}
+
+#[test]
+fn what_an_interrupted_start_has_left_is_named() {
+    // R3: a check that did not see it would count too few records, and a dump lack them.
+    let directory = TempDir::new();
+    let (good, _) = one_generation();
+    put_files(directory.path(), &good);
+    let disk = Faulty::new(directory.path());
+    disk.fail(&[Call::Remove], 0, How::Stop);
+    assert!(disk.open(&options(), NOW).is_err());
+    disk.heal();
+    let found = survey(&disk, &settings(), NOW, |_, _| Ok(())).unwrap();
+    let problems = found.problems();
+    assert!(!found.is_sound() && problems[0].contains(".rest-"), "{problems:?}");
+    // A repair continues it, as a start does.
+    assert!(repair(&disk.shared(), &settings()).unwrap().is_none());
+    let (store, _) = disk.open(&options(), NOW).unwrap();
+    assert!(store.figures().items > 0);
+}
+
+#[test]
 fn a_compaction_by_hand_does_a_flush_that_is_due() {
     let directory = TempDir::new();
     let (good, _) = two_generations();

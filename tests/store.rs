@@ -379,6 +379,31 @@ fn what_has_expired_for_one_client_has_expired_though_the_clock_goes_back() {
 }
 
 #[test]
+fn on_a_full_disk_an_expiry_is_shown_all_the_same() {
+    // S6 gives way: and other keys of the shard have nothing to do with it.
+    let t = Fixture::short();
+    let mut session = Session::at(NOW);
+    for number in 0..200 {
+        let key = format!("k{number}");
+        t.store.set(&mut session, key.as_bytes(), 0, 10, b"v").unwrap();
+    }
+    t.store.settle(&session).unwrap();
+    t.disk.fail(&[Call::Write], 0, How::Full);
+    // The first write that fails leaves a record in memory, which nothing depends on.
+    t.store.set(&mut session, b"n", 0, 0, b"v").unwrap();
+    t.store.settle(&session).unwrap_err();
+    t.disk.forget();
+    (0..64).for_each(|_| drop(t.store.maintain(&|| NOW + 10)));
+    assert_eq!(t.store.figures().items, 1);
+    assert!(t.disk.count(Call::Write) < 300, "a sweep tries it once");
+    for key in [&b"k7"[..], b"k8", b"never"] {
+        let mut session = Session::at(NOW + 11);
+        assert_eq!(t.store.get(&mut session, key), Ok(None));
+        assert_eq!(t.store.settle(&session), Ok(()));
+    }
+}
+
+#[test]
 fn the_time_is_written_once_a_second() {
     // S6
     let t = Fixture::short();
@@ -808,7 +833,7 @@ fn a_directory_that_has_lost_its_data_files_is_not_a_new_one() {
     fs::remove_file(directory.path().join(FIRST)).unwrap();
     let before = files(directory.path());
     let said =
-        "its data files are missing; put them back, or remove the file lock as well";
+        "its data files are missing; put them back, or remove the file `lock` as well";
     assert_eq!(open(), Some(Error::Open(said.into())));
     assert_eq!(files(directory.path()), before);
 }

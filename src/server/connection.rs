@@ -87,7 +87,7 @@ pub enum Waits {
 /// See the top of this file.
 pub struct Connection {
     pub(crate) stream: Stream,
-    /// By which `-v` names it, from 1 on.
+    /// Its number in the lines of `-v`, from 1 on.
     pub(crate) number: u64,
     /// As its worker has decided. One that waits for a commit or for its turn is never
     /// overdue.

@@ -2,9 +2,9 @@
 //! `--repair` and `--compact`.
 //!
 //! A dump is the live items as requests: each a `set` with noreply, in the order of their
-//! records, a `flush_all` if one is pending, and then a `version`, whose reply says that all of them were executed.
-//! What is left of an item's life is given as a date, so it does not matter when the dump is
-//! loaded. It is loaded by sending it to any memcached.
+//! records, a `flush_all` if one is pending, and then a `version`, whose reply says that all
+//! of them were executed. What is left of an item's life is given as a date, so it does not
+//! matter when the dump is loaded. It is loaded by sending it to any memcached.
 
 use crate::os::unix_now;
 use crate::store::disk::{Directory, Disk};

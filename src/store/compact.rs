@@ -18,10 +18,10 @@
 //! - C4: at most two generations. Where a start finds two, the walk is resumed; what has
 //!   been moved already is no longer pointed at in n, and is passed over. One compaction
 //!   runs at a time.
-//! - C5: on a full disk, compaction goes before new values, which would take each byte that
+//! - C5: on a full disk, compaction has priority over new values, which would take each byte that
 //!   becomes free. It needs room for the live records, and reserves that before n+1 begins:
 //!   else two files would fill the disk, and neither could go.
-//! - C6: before a name is changed, the directory is seen to be ours, also after a sync, which
+//! - C6: before a name is changed, the directory is verified to be ours, also after a sync, which
 //!   can take long: in another that was put in its place, files of these names are another's.
 //!
 //! Tombstones are not copied: what they deleted stood in n or before, and n goes. A
@@ -56,11 +56,14 @@ const BATCH: u64 = 1 << 20;
 /// the copy stands.
 type Copies = Vec<(Box<[u8]>, u64, Range<u64>)>;
 
+/// Space on the disk, and how many bytes.
+type Reserve = (File, u64);
+
 /// What compaction decides by, and remembers. A clock gives Unix seconds.
 #[derive(Default)]
 pub(crate) struct Compaction {
     /// C4. Held while one runs. C5: what is reserved for it, also after an error.
-    running: Mutex<Option<File>>,
+    running: Mutex<Option<Reserve>>,
     /// What compaction could not read. It does not run again: it would fail at the same
     /// place.
     pub(crate) stopped: OnceLock<Error>,
@@ -104,7 +107,7 @@ impl Compaction {
         // Some small records, and what may stand in the tail when the disk is found full.
         let more = if is_full { 64 << 10 } else { 2 << 20 };
         match items.log.reserve(live + more) {
-            Ok(file) => *reserve = Some(file),
+            Ok(file) => *reserve = Some((file, live + more)),
             Err(error) if is_new => return Err(error),
             // What space there is, the copies need.
             Err(_) => items.log.hold_back(true),
@@ -118,11 +121,14 @@ impl Compaction {
         items.flush(&mut session, |due| (due != 0).then_some(due))?;
         let generations = items.log.generations();
         let (old, end) = (&generations[0], generations[1].base);
-        walk(items, old, end, &mut session, clock).inspect_err(|error| {
-            if matches!(error, Error::Read(_)) {
-                self.stopped.get_or_init(|| error.clone());
-            }
-        })?;
+        walk(items, old, end, &mut session, clock, &mut reserve).inspect_err(
+            |error| {
+                if matches!(error, Error::Read(_)) {
+                    self.stopped.get_or_init(|| error.clone());
+                    items.log.hold_back(false);
+                }
+            },
+        )?;
         // C3, S6
         let (kind, exptime) = (Kind::Complete, items.time());
         items.append(&mut session, Record { kind, exptime, ..Record::default() })?;
@@ -143,6 +149,7 @@ fn walk(
     end: u64,
     session: &mut Session,
     clock: &dyn Fn() -> u64,
+    reserve: &mut Option<Reserve>,
 ) -> Result<()> {
     let mut copies = Copies::new();
     let mut batch_end = old.base + BATCH;
@@ -155,6 +162,10 @@ fn walk(
             Err(error) => return Err(Error::Read(error.to_string())),
         };
         if let Some(copy) = items.copy(session, position, record)? {
+            // C5: this has its space now.
+            if let Some((_, len)) = reserve {
+                *len = len.saturating_sub(copy.end - copy.start);
+            }
             copies.push((record.key.into(), position, copy));
         }
         if records.position >= batch_end {
@@ -162,6 +173,9 @@ fn walk(
             let before = session.now;
             session.now = clock();
             finish(items, &mut copies, session.now)?;
+            if let Some((file, len)) = reserve {
+                let _ = items.log.disk.set_len(file, *len);
+            }
             // What others write is synced each second also meanwhile, and a directory that
             // disappears is noticed.
             if session.now > before {

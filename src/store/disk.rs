@@ -51,7 +51,7 @@ pub trait Disk: Send + Sync {
 /// A directory of the real file system.
 pub struct Directory {
     path: PathBuf,
-    /// Open all the time: to sync it must not need a descriptor that there may not be.
+    /// Kept open, so that a sync needs no free descriptor.
     handle: File,
     /// No file is made here, or opened for writing.
     is_read_only: bool,

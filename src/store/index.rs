@@ -150,6 +150,8 @@ pub(crate) struct Index {
     pub(crate) flush_end: AtomicU64,
     /// S6: the latest Unix second at which an expiry was seen.
     pub(crate) time: AtomicU64,
+    /// The end of the record that says so.
+    pub(crate) time_end: AtomicU64,
     /// The shard whose expired entries are removed next.
     next_swept: AtomicUsize,
 }
@@ -177,13 +179,13 @@ impl Index {
 
     /// Removes the expired entries of one shard, the next one at each call; `end` says what
     /// a reply depends on that shows such a removal.
-    pub(crate) fn remove_expired(&self, now: u64, mut end: impl FnMut() -> u64) {
+    pub(crate) fn remove_expired(&self, now: u64, mut end: impl FnMut(Entry) -> u64) {
         let next = self.next_swept.fetch_add(1, Relaxed) % SHARDS;
         let mut shard = lock(&self.shards[next]);
         let Shard { entries, value_bytes, removed } = &mut *shard;
         for (_, entry) in entries.extract_if(|_, entry| entry.is_expired(now)) {
             *value_bytes -= u64::from(entry.size);
-            *removed = (*removed).max(end());
+            *removed = (*removed).max(end(entry));
         }
     }
 

@@ -212,21 +212,21 @@ impl Items {
         session.depend(end);
         // An item that has expired already was written all the same: it ends what was there.
         if entry.is_expired(session.now) {
-            shard.remove(key, self.expiry_end(session));
+            shard.remove(key, self.time_end(session).max(end));
         } else {
             shard.insert(key, entry);
         }
         self.counts.total_items.fetch_add(1, Relaxed);
     }
 
-    /// S6: what a reply depends on that shows an expiry: the item's record, and one that says
-    /// how late it is. Both have been appended, and where they end does not matter much.
-    fn expiry_end(&self, session: &mut Session) -> u64 {
-        if self.time() < session.now {
-            // If that can't be written, the item has expired all the same.
-            let _ = self.append_time(session);
+    /// S6: what a reply depends on that shows an expiry, beside the item's own record: one
+    /// that says how late it is. If that can't be appended, the item has expired all the
+    /// same, and nothing keeps it from coming back.
+    fn time_end(&self, session: &mut Session) -> u64 {
+        if self.time() < session.now && self.append_time(session).is_err() {
+            return 0;
         }
-        self.log.end()
+        self.index.time_end.load(Acquire)
     }
 
     /// The latest time that the log knows of, in Unix seconds.
@@ -237,7 +237,9 @@ impl Items {
     /// Appends a record of the time.
     fn append_time(&self, session: &mut Session) -> Result<()> {
         let (kind, exptime) = (Kind::Time, session.now);
-        self.append(session, Record { kind, exptime, ..Record::default() })?;
+        let place =
+            self.append(session, Record { kind, exptime, ..Record::default() })?;
+        self.index.time_end.fetch_max(place.end, Release);
         self.index.time.fetch_max(exptime, Release);
         Ok(())
     }
@@ -301,7 +303,7 @@ impl Items {
             return Ok(None);
         };
         if entry.is_expired(session.now) {
-            shard.remove(record.key, self.expiry_end(session));
+            shard.remove(record.key, self.time_end(session).max(self.end_of(entry)));
             return Ok(None);
         }
         // C1
@@ -320,8 +322,11 @@ impl Items {
     /// Removes some of the expired items. The log learns only how late it is: at replay
     /// they are expired as well.
     pub(crate) fn remove_expired(&self, session: &mut Session) {
-        let now = session.now;
-        self.index.remove_expired(now, || self.expiry_end(session));
+        let (now, mut time_end) = (session.now, None);
+        self.index.remove_expired(now, |entry| {
+            let time_end = *time_end.get_or_insert_with(|| self.time_end(session));
+            time_end.max(self.end_of(entry))
+        });
     }
 
     /// Where `key`'s record stands, if it has one that has not expired. Every answer
@@ -334,7 +339,7 @@ impl Items {
         };
         session.depend(self.end_of(entry));
         if entry.is_expired(session.now) {
-            let end = self.expiry_end(session);
+            let end = self.time_end(session);
             session.depend(end);
             self.counts.expired_lookups.fetch_add(1, Relaxed);
             return None;

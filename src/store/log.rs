@@ -412,9 +412,8 @@ impl Log {
             let reserved = self.disk.reserve(&file, len);
             self.disk.remove(RESERVE).and(reserved).map(|()| file)
         });
-        let why =
-            |error| format!("compaction needs {len} bytes of free space: {error}");
-        reserved.map_err(|error| Error::Write(why(error)))
+        let why = "compaction needs as much free space as the live records have";
+        reserved.map_err(|error| Error::Write(format!("{why}: {error}")))
     }
 
     /// Begins the next generation: from here on all appends go there.
@@ -446,7 +445,7 @@ impl Log {
         }
         // If it fails, it is unknown whether the new name survives: neither file may grow.
         self.final_if_failed(self.disk.sync_dir())?;
-        // L6. If it can't be written, nothing else is worse.
+        // L6. If this fails, only such a copy is affected.
         let mut bytes = Vec::new();
         let continued = Record { kind: Kind::Continued, ..Record::default() };
         Draft::new(&self.format, continued, b"").append_to(&mut bytes, base, base);

@@ -212,10 +212,11 @@ pub enum Kind {
     /// Compaction has ended: this file holds all that is live, and no older one is
     /// needed.
     Complete = 4,
-    /// It was exptime or later, whatever a clock says: what expires by then has expired.
+    /// The time is at least exptime, whatever the clock shows: what expires by then has
+    /// expired.
     Time = 5,
     /// Nothing: the next file begins where this record does. A copy of a directory that
-    /// lacks that file is told by it.
+    /// lacks that file is detected by it.
     Continued = 6,
 }
 

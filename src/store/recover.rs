@@ -9,32 +9,29 @@
 //! - R3: what follows the newest `synced` goes to new blocks of the disk before anything is
 //!   served. A process that starts after a crash may read bytes from the page cache that
 //!   never reached the disk; a start must not show what a power cut could take back. To
-//!   write them again in their place does not help after a failed sync: ext4 takes the
-//!   blocks for written while the disk reads them as empty, and a second sync changes
-//!   nothing of that. So these bytes are saved as `NAME.rest-OFFSET`, the file is cut there,
-//!   and they are written behind the cut. The same goes for the files' names.
+//!   write them again in their place does not help after a failed sync: ext4 treats the
+//!   blocks as written while the disk reads them as empty, and a second sync does not change
+//!   that. So these bytes are saved as `NAME.rest-OFFSET`, the file is cut there, and they
+//!   are appended after the cut. The same goes for the files' names.
 //!
 //! A start that is itself interrupted begins again from the same records: a torn end is
 //! cut only when it has been kept aside, and where a rest is found, the next start writes it
 //! again. A disk that is full has no space for either. Then a torn end is not kept, and the
 //! rest is written in its place: where the disk had failed as well, a power cut may take it.
+//! Only a start that was interrupted after the cut needs the space that it had.
 
 use crate::store::disk::{Disk, free_name, is_full};
 use crate::store::error::Result;
 use crate::store::index::Index;
 use crate::store::log::{Generation, Log, SyncMode, file_name, make_file};
 use crate::store::record::{Format, Header};
+use crate::store::survey::{REST, number_of, numbers, rest_of, survey};
 use crate::store::survey::{Settings, Survey, Surveyed};
-use crate::store::survey::{number_of, numbers, survey};
 use crate::store::walk::CHUNK;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
-
-/// What stands between the name of a data file and the offset from which a start was
-/// rewriting it, in the name of the file that has the bytes.
-const REST: &str = ".rest-";
 
 /// Opens the directory's files, or makes the first one, and fills an index from them.
 /// The directory must be ours alone. `now` is in Unix seconds. If a torn end was cut off,
@@ -107,9 +104,10 @@ fn keep_aside(
 /// R3: writes a rest that was saved to new blocks at the end of its file.
 pub(crate) fn continue_rewrite(disk: &dyn Disk) -> io::Result<()> {
     for rest in disk.list()? {
-        let Some((name, start)) = rest.split_once(REST) else { continue };
-        let (Some(_), Ok(start)) = (number_of(name), start.parse()) else { continue };
+        let Some((name, start)) = rest_of(&rest) else { continue };
         let (file, saved) = (disk.open(name, false)?, disk.open(&rest, false)?);
+        // Until its name is safe, a power cut could take the rest and leave the cut.
+        disk.sync_dir()?;
         // The blocks that it had are given back.
         disk.set_len(&file, start)?;
         copy(disk, &saved, 0..saved.metadata()?.len(), &file, start)?;

@@ -159,8 +159,10 @@ impl Survey {
 
     /// Whether a record that was met at `position` is a live item.
     pub fn is_live(&self, position: u64, record: &Record) -> bool {
-        let shard = self.index.shard(record.key);
-        shard.entries.get(record.key).is_some_and(|entry| entry.position == position)
+        let (shard, time) =
+            (self.index.shard(record.key), self.index.time.load(Acquire));
+        let entry = shard.entries.get(record.key);
+        entry.is_some_and(|it| it.position == position && !it.is_expired(time))
     }
 
     /// The valid records of all files.
@@ -230,7 +232,10 @@ pub fn survey(
             "{name}: {why}, and there is no record in it; choose another --data"
         )));
     }
-    let gap = gap(&files);
+    let rest = disk.list()?.into_iter().find(|name| rest_of(name).is_some());
+    let rest =
+        rest.map(|rest| format!("{rest} is left by a start that was interrupted"));
+    let gap = rest.or_else(|| gap(&files));
     Ok(Survey { files, format, gap, index })
 }
 
@@ -251,14 +256,15 @@ pub(crate) fn require_ours(disk: &dyn Disk) -> Result<()> {
     }
     // Also what an interrupted start has left, or a repair keeps: `0000000001.kv.tmp`.
     let is_ours = |name: &String| name.get(..13).and_then(number_of).is_some();
-    let other = names.iter().find(|name| *name != LOCK_NAME);
+    // A file system of its own begins with that.
+    let other = names.iter().find(|name| *name != LOCK_NAME && *name != "lost+found");
     let lock = disk.open(LOCK_NAME, false).and_then(|lock| lock.metadata());
     Err(Error::Open(match other {
         Some(name) if !names.iter().any(is_ours) => {
             format!("it has {name} in it, and no data file; choose another --data")
         }
         _ if lock.is_ok_and(|lock| lock.len() > 0) => {
-            "its data files are missing; put them back, or remove the file lock as well"
+            "its data files are missing; put them back, or remove the file `lock` as well"
                 .into()
         }
         _ => return Ok(()),
@@ -269,6 +275,17 @@ pub(crate) fn require_ours(disk: &dyn Disk) -> Result<()> {
 pub(crate) fn number_of(name: &str) -> Option<u64> {
     let number = name.strip_suffix(".kv")?.parse().ok()?;
     (file_name(number) == name).then_some(number)
+}
+
+/// Separates a data file's name from the offset at which a start was rewriting it (R3), in
+/// the name of the file that has the bytes.
+pub(crate) const REST: &str = ".rest-";
+
+/// The data file and the offset of which a file of this name has the rest.
+pub(crate) fn rest_of(name: &str) -> Option<(&str, u64)> {
+    let (name, start) = name.split_once(REST)?;
+    number_of(name)?;
+    Some((name, start.parse().ok()?))
 }
 
 /// The data files in the order of their positions, of which nothing but the headers has
@@ -308,8 +325,13 @@ pub(crate) fn open_files(
     for (mut generation, len, base, bad_header) in opened {
         generation.base = match (base, files.last()) {
             (Some(base), _) => base,
-            (None, Some(before)) => before.end(),
-            (None, None) => stated_base(disk, &format, &generation, len)?,
+            (None, before) => {
+                let stated = stated_base(disk, &format, &generation, len)?;
+                let end = before.map_or(stated, Surveyed::end);
+                // The file before may end with the record that says that there is this one.
+                let is_after = stated + format.overhead() as u64 == end;
+                if is_after { stated } else { end }
+            }
         };
         let start = generation.base + HEADER_LEN as u64;
         files.push(Surveyed {

@@ -19,6 +19,9 @@ pub(crate) const CHUNK: usize = 1 << 20;
 const SEARCH_BUDGET: u64 = 64;
 const SHORT: u64 = 4 << 10;
 
+/// Bytes that a power cut leaves out as a whole, and that then read as zeros.
+const PAGE: usize = 4096;
+
 /// What stands at the walk's position.
 pub(crate) enum Step<'a> {
     /// A valid record, at this position.
@@ -43,8 +46,8 @@ pub(crate) struct Records<'a> {
     start: usize,
     /// Bytes checksummed of what was not a record.
     tried: u64,
-    /// Where the record ends, as it states, that is damaged first.
-    torn: Option<u64>,
+    /// Up to where a damaged record may hold anything; 0 after one that is not.
+    torn: u64,
 }
 
 impl<'a> Records<'a> {
@@ -56,8 +59,7 @@ impl<'a> Records<'a> {
         end: u64,
     ) -> Records<'a> {
         let position = generation.base + HEADER_LEN as u64;
-        let (buffer, start) = (Vec::new(), 0);
-        let (tried, torn) = (0, None);
+        let (buffer, start, tried, torn) = (Vec::new(), 0, 0, 0);
         Records { disk, format, generation, position, end, buffer, start, tried, torn }
     }
 
@@ -77,21 +79,27 @@ impl<'a> Records<'a> {
         };
         self.position += len as u64;
         self.start += len;
+        self.torn = 0;
         Ok(Step::Record(position, record))
     }
 
     /// Whether a record of another place stands at the damage that was just met: most
-    /// records state their place, as their unique. The first that is damaged may hold
-    /// anything, so what looks like a record within it says nothing.
+    /// records state their place, as their unique. A damaged record may hold anything, so
+    /// what looks like a record within it says nothing; nor does what comes after a page that
+    /// a power cut has left out, which may have been the head of one.
     pub(crate) fn is_displaced(&mut self) -> io::Result<bool> {
-        let (head, position) = (&self.buffer[self.start..], self.position);
-        if head.len() < self.format.overhead() {
+        let (rest, position) = (&self.buffer[self.start..], self.position);
+        if position < self.torn || rest.len() < self.format.overhead() {
             return Ok(false);
         }
-        let stated = || position + self.format.stated_len(head, position).unwrap_or(0);
-        let place = self.format.stated_cas(head);
-        if position < *self.torn.get_or_insert_with(stated) {
-            return Ok(false);
+        let place = self.format.stated_cas(rest);
+        let offset = (position - self.generation.base) as usize;
+        let mut page = rest.iter().take(PAGE - offset % PAGE);
+        let is_start = self.torn == 0 || position == self.torn;
+        if (is_start || offset.is_multiple_of(PAGE)) && page.all(|byte| *byte == 0) {
+            self.torn = u64::MAX;
+        } else if is_start {
+            self.torn = position + self.format.stated_len(rest, position).unwrap_or(0);
         }
         let Some(len) = self.candidate(place)? else { return Ok(false) };
         self.tried += len as u64;
