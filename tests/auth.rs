@@ -6,11 +6,11 @@ mod common;
 
 use assert_cmd::Command;
 use common::replay;
-use common::{REPLY_TIMEOUT, Server, TempDir, auth_file, connect};
+use common::{REPLY_TIMEOUT, Server, TempDir, auth_file, connect, open_store};
 use memcached_lite::client::{Client, ClientError, Options};
 use memcached_lite::protocol::Topic;
 use memcached_lite::protocol::dialect::Dialect;
-use memcached_lite::store::{self, Store};
+use memcached_lite::store;
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::{Read, Write};
@@ -240,7 +240,7 @@ fn what_a_server_makes_is_its_owners_alone() {
     file.and_then(|mut file| file.write_all(b"torn")).expect("append");
     run();
     assert_eq!(modes(directory.path())["socket"], 0o600);
-    let (store, _) = Store::open(&data, &store::Options::default(), 1).expect("open");
+    let (store, _) = open_store(&data, &store::Options::default(), 1).expect("open");
     store.compact(&|| 1).expect("compact");
     let expected = [
         (".", 0o700),
@@ -345,7 +345,7 @@ fn no_key_leads_out_of_the_data_directory() {
 #[test]
 fn no_link_leads_out_of_the_data_directory() {
     let open = |data: &TempDir| {
-        let opened = Store::open(data.path(), &store::Options::default(), 1);
+        let opened = open_store(data.path(), &store::Options::default(), 1);
         opened.map(|(store, _)| store).map_err(|error| error.to_string())
     };
     let elsewhere = TempDir::new();

@@ -10,7 +10,7 @@ mod common;
 use common::disk::files;
 use common::talk::{ask, rest, send};
 use common::verbs::Verbs;
-use common::{SERVER, Server, TempDir};
+use common::{SERVER, Server, TempDir, open_store};
 use memcached_lite::driver::random::Random;
 use memcached_lite::store::{Options, Session, Store, SyncMode};
 use std::env;
@@ -34,7 +34,7 @@ struct Busy {
 
 impl Busy {
     fn open(&self, path: &Path) -> Result<Store, String> {
-        let opened = Store::open(path, &self.options, NOW);
+        let opened = open_store(path, &self.options, NOW);
         opened.map(|(store, _)| store).map_err(|error| error.to_string())
     }
 

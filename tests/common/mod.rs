@@ -39,6 +39,7 @@ pub mod verbs;
 use memcached_lite::driver::script::{self, Act};
 use memcached_lite::driver::text::Part;
 use memcached_lite::driver::{self, Options};
+use memcached_lite::store::{self, Store};
 use std::env;
 use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader};
@@ -292,6 +293,23 @@ pub fn signal(pid: u32, name: &str) {
     let mut kill = Command::new("kill");
     kill.args([format!("-{name}"), pid.to_string()]);
     assert!(kill.status().expect("kill runs").success(), "no process {pid}");
+}
+
+/// Opens a store that nobody else has. While another test starts a program, that has for a
+/// moment what is open here, and what is locked stays so: then it is tried again.
+pub fn open_store(
+    path: &Path,
+    options: &store::Options,
+    now: u64,
+) -> store::Result<(Store, Option<String>)> {
+    let deadline = Instant::now() + REPLY_TIMEOUT;
+    loop {
+        let opened = Store::open(path, options, now);
+        let is_used = |error: &store::Error| error.to_string().contains("is using it");
+        if !opened.as_ref().is_err_and(is_used) || Instant::now() > deadline {
+            return opened;
+        }
+    }
 }
 
 /// A connection to any server, with the settings of [`Server::connect`].
