@@ -382,17 +382,17 @@ pub fn limit_unsent(_: BorrowedFd, _: c_int) -> Result<()> {
 }
 
 /// Extends a file to `len` bytes, for which the disk has room from then on.
-/// Where file system or system can't do that, nothing happens.
+/// Where the system has no such call, nothing happens.
 #[cfg(all(not(target_os = "macos"), target_pointer_width = "64"))]
 pub fn allocate(file: BorrowedFd, len: u64) -> Result<()> {
     unsafe extern "C" {
         fn posix_fallocate(fd: c_int, offset: i64, len: i64) -> c_int;
     }
     // SAFETY: the descriptor is open; the call takes no memory.
-    let code = unsafe { posix_fallocate(file.as_raw_fd(), 0, len as i64) };
-    let error = io::Error::from_raw_os_error(code);
-    let is_done = code == 0 || error.kind() == io::ErrorKind::Unsupported;
-    if is_done { Ok(()) } else { Err(error) }
+    match unsafe { posix_fallocate(file.as_raw_fd(), 0, len as i64) } {
+        0 => Ok(()),
+        code => Err(io::Error::from_raw_os_error(code)),
+    }
 }
 
 /// As above.

@@ -143,7 +143,7 @@ impl Server {
         // W6. A thread that ends in another way ends the process.
         shared.stop();
         workers.into_iter().for_each(|worker| drop(worker.join()));
-        shared.store.sync(unix_now()).map_err(io::Error::other)?;
+        shared.store.sync(shared.now()).map_err(io::Error::other)?;
         if let Some(name) = stopped_by {
             let items = shared.store.figures().items;
             print(&format!("Server: Stopped by {name}; items stored: {items}"));

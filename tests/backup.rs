@@ -212,6 +212,21 @@ fn a_dump_is_what_stores_the_live_items_elsewhere() {
 }
 
 #[test]
+fn what_has_expired_for_a_client_is_not_dumped_though_the_clock_goes_back() {
+    // S6: the server that showed it had a clock that was years ahead.
+    let data = TempDir::new();
+    let later = 3_000_000_000;
+    let (store, _) = open_store(data.path(), &Options::default(), later).expect("open");
+    let mut session = Session::at(later);
+    store.set(&mut session, b"k", 0, 10, b"v").expect("set");
+    session.now += 10;
+    assert_eq!(store.get(&mut session, b"k").expect("a read"), None);
+    store.settle(&session).expect("commit");
+    drop(store);
+    assert_eq!(dump(data.path()), b"version\r\n");
+}
+
+#[test]
 fn a_pending_flush_is_dumped_and_one_that_is_due_leaves_nothing() {
     for (delay, expected) in [
         ("4102444800", "set k 0 0 1 noreply\r\nv\r\nflush_all 4102444800 noreply\r\n"),

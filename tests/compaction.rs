@@ -612,6 +612,23 @@ fn on_a_full_disk_compaction_goes_before_new_values() {
 }
 
 #[test]
+fn what_is_reserved_becomes_less_as_copies_are_committed() {
+    // C5: a compaction needs the space of its copies once.
+    let t = large();
+    let value = vec![b'v'; 300_000];
+    (0..10).for_each(|number| t.put(&format!("{number}"), &value));
+    t.disk.forget();
+    t.compact().unwrap();
+    let done = t.disk.done();
+    let reserved = done.iter().find(|done| done.call == Call::Reserve).unwrap().offset;
+    // It has no name, nor has the old file in the end, which is cut before.
+    let cut = done.iter().filter(|it| it.call == Call::Truncate && it.file.is_empty());
+    let left: Vec<u64> = cut.map(|done| done.offset).skip(1).collect();
+    assert!(left.len() >= 2 && left.is_sorted_by(|a, b| a > b), "{left:?}");
+    assert!(left[0] < reserved, "{left:?} of {reserved}");
+}
+
+#[test]
 fn a_walk_that_is_stopped_by_damage_holds_nothing_back() {
     // C5, C4
     let t = Fixture::new();

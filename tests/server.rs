@@ -33,7 +33,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, mpsc};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -1419,28 +1419,7 @@ fn a_kill_under_load_loses_nothing_that_was_acknowledged() {
         let data = TempDir::new();
         let mut server = Server::start_on(data.path(), &["--sync", sync, "-t", "2"]);
         let addr = server.addr;
-        let (sender, acknowledged) = mpsc::channel();
-        let writers = (0..4).map(|writer| {
-            let (sender, mut stream) = (sender.clone(), server.connect());
-            thread::spawn(move || {
-                for i in 0.. {
-                    let request = set(&format!("{writer}-{i}"), &value(i, i % 3000));
-                    let mut reply = [0; STORED.len()];
-                    let sent = stream.write_all(&request);
-                    if sent.and_then(|()| stream.read_exact(&mut reply)).is_err() {
-                        break;
-                    }
-                    assert_eq!(reply, STORED.as_bytes());
-                    sender.send((writer, i)).expect("the test listens");
-                }
-            })
-        });
-        let writers: Vec<_> = writers.collect();
-        drop(sender);
-        let mut stored: Vec<_> = acknowledged.iter().take(500).collect();
-        server.kill();
-        stored.extend(acknowledged);
-        writers.into_iter().for_each(|writer| writer.join().expect("writer"));
+        let stored = acknowledged_until(&mut server, Server::kill);
 
         // The port is free at once, too.
         let port = addr.port().to_string();

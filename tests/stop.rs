@@ -4,14 +4,14 @@
 mod common;
 
 use common::disk::Faulty;
-use common::talk::{STORED, ask, expect, hit, rest, set};
+use common::talk::{STORED, acknowledged_until, ask, expect, hit, rest, set, value};
 use common::{REPLY_TIMEOUT, SERVER, Server, TempDir, signal};
 use memcached_lite::os;
 use memcached_lite::server::{self, Options};
 use memcached_lite::store::{self, SyncMode};
 use std::env;
 use std::fs;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -24,31 +24,12 @@ fn a_signal_under_load_ends_the_server_with_all_that_was_acknowledged() {
     for (name, sync) in [("TERM", "always"), ("INT", "every-second")] {
         let data = TempDir::new();
         let mut server = Server::start_on(data.path(), &["--sync", sync, "-t", "2"]);
-        let (sender, acknowledged) = mpsc::channel();
-        let writers = (0..4).map(|writer| {
-            let (sender, mut stream) = (sender.clone(), server.connect());
-            thread::spawn(move || {
-                let mut replies = stream.try_clone().expect("a second handle");
-                for i in 0.. {
-                    let request = set(&format!("{writer}-{i}"), &vec![b'v'; i % 3000]);
-                    let mut reply = [0; STORED.len()];
-                    let sent = stream.write_all(&request);
-                    if sent.and_then(|()| replies.read_exact(&mut reply)).is_err() {
-                        break;
-                    }
-                    assert_eq!(reply, STORED.as_bytes());
-                    sender.send((writer, i)).expect("the test listens");
-                }
-            })
+        let mut line = String::new();
+        let stored = acknowledged_until(&mut server, |server| {
+            server.signal(name);
+            line = server.wait_for_line("Server: Stopped by ", REPLY_TIMEOUT);
+            assert_eq!(server.exit_code(), Some(0));
         });
-        let writers: Vec<_> = writers.collect();
-        drop(sender);
-        let mut stored: Vec<_> = acknowledged.iter().take(500).collect();
-        server.signal(name);
-        let line = server.wait_for_line("Server: Stopped by ", REPLY_TIMEOUT);
-        assert_eq!(server.exit_code(), Some(0));
-        stored.extend(acknowledged);
-        writers.into_iter().for_each(|writer| writer.join().expect("writer"));
         let said = format!("Server: Stopped by SIG{name}; items stored: ");
         let items = line.strip_prefix(&said).unwrap_or_else(|| panic!("{line}"));
         let items: usize = items.parse().expect("a count");
@@ -58,7 +39,7 @@ fn a_signal_under_load_ends_the_server_with_all_that_was_acknowledged() {
         let stream = server.connect();
         for (writer, i) in stored {
             let key = format!("{writer}-{i}");
-            ask(&stream, format!("get {key}\r\n"), hit(&key, &vec![b'v'; i % 3000]));
+            ask(&stream, format!("get {key}\r\n"), hit(&key, &value(i, i % 3000)));
             expect(&stream, "END\r\n");
         }
     }

@@ -759,7 +759,7 @@ fn a_file_of_somebody_elses_that_is_called_lock_is_never_written_to() {
             fs::write(path.join("lock"), foreign).unwrap();
             let before = files(path);
             let error = Store::open(path, &Options::default(), NOW).err();
-            let said = "the file lock in it is not ours; choose another --data";
+            let said = "the file `lock` in it is not ours; choose another --data";
             assert_eq!(error, Some(Error::Open(said.into())));
             assert_eq!(files(path), before);
         }
@@ -823,6 +823,13 @@ fn a_lock_file_that_no_process_holds_keeps_nobody_out() {
         drop(open().unwrap());
         assert_eq!(fs::read_to_string(&lock).unwrap(), format!("{}\n", process::id()));
     }
+}
+
+#[test]
+fn a_file_system_of_its_own_can_be_the_data_directory() {
+    let directory = TempDir::new();
+    fs::create_dir(directory.path().join("lost+found")).unwrap();
+    Store::open(directory.path(), &Options::default(), NOW).unwrap();
 }
 
 #[test]

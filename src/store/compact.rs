@@ -18,11 +18,12 @@
 //! - C4: at most two generations. Where a start finds two, the walk is resumed; what has
 //!   been moved already is no longer pointed at in n, and is passed over. One compaction
 //!   runs at a time.
-//! - C5: on a full disk, compaction has priority over new values, which would take each byte that
-//!   becomes free. It needs room for the live records, and reserves that before n+1 begins:
-//!   else two files would fill the disk, and neither could go.
-//! - C6: before a name is changed, the directory is verified to be ours, also after a sync, which
-//!   can take long: in another that was put in its place, files of these names are another's.
+//! - C5: on a full disk, compaction has priority over new values, which would take each
+//!   byte that becomes free. It needs room for the live records, and reserves that before
+//!   n+1 begins: else two files would fill the disk, and neither could go.
+//! - C6: before a name is changed, the directory is verified to be ours, also after a sync,
+//!   which can take long: in another that was put in its place, files of these names are
+//!   another's.
 //!
 //! Tombstones are not copied: what they deleted stood in n or before, and n goes. A
 //! pending flush has yet to come, so it is written to n+1 again. The last record also says

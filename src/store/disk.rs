@@ -144,7 +144,7 @@ impl Directory {
         let pid = String::from_utf8_lossy(&found);
         let pid = pid.trim_end();
         if !pid.is_empty() && pid.parse::<u32>().is_err() {
-            let why = "the file lock in it is not ours; choose another --data";
+            let why = "the file `lock` in it is not ours; choose another --data";
             return Err(Error::Open(why.into()));
         }
         if taken {
@@ -165,7 +165,7 @@ impl Disk for Directory {
     fn list(&self) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
         for entry in fs::read_dir(&self.path)? {
-            // A name that is not UTF-8 is not one of ours.
+            // One that is not UTF-8 is somebody else's, who is told of it in other letters.
             names.push(entry?.file_name().to_string_lossy().into_owned());
         }
         Ok(names)
@@ -198,7 +198,9 @@ impl Disk for Directory {
     }
 
     fn reserve(&self, file: &File, len: u64) -> io::Result<()> {
+        // Any other error is that of a file system that can't reserve.
         allocate(file.as_fd(), len)
+            .or_else(|it| if is_full(it.kind()) { Err(it) } else { Ok(()) })
     }
 
     fn set_len(&self, file: &File, len: u64) -> io::Result<()> {

@@ -6,6 +6,8 @@ use memcached_lite::os::{self, Interest, Poller};
 use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::AsFd;
+use std::sync::mpsc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 pub const STORED: &str = "STORED\r\n";
@@ -79,6 +81,38 @@ pub fn hit(key: &str, value: &[u8]) -> Vec<u8> {
 /// The same as the only one.
 pub fn only(key: &str, value: &[u8]) -> Vec<u8> {
     [&hit(key, value)[..], b"END\r\n"].concat()
+}
+
+/// Four clients set keys `WRITER-NUMBER` to `value(NUMBER, NUMBER % 3000)`; when some
+/// hundred are stored, `end` ends the server. Returns all that were acknowledged.
+pub fn acknowledged_until(
+    server: &mut Server,
+    end: impl FnOnce(&mut Server),
+) -> Vec<(usize, usize)> {
+    let (sender, acknowledged) = mpsc::channel();
+    let writers = (0..4).map(|writer| {
+        let (sender, mut stream) = (sender.clone(), server.connect());
+        thread::spawn(move || {
+            for number in 0.. {
+                let value = value(number, number % 3000);
+                let request = set(&format!("{writer}-{number}"), &value);
+                let mut reply = [0; STORED.len()];
+                let sent = stream.write_all(&request);
+                if sent.and_then(|()| stream.read_exact(&mut reply)).is_err() {
+                    break;
+                }
+                assert_eq!(reply, STORED.as_bytes());
+                sender.send((writer, number)).expect("the test listens");
+            }
+        })
+    });
+    let writers: Vec<_> = writers.collect();
+    drop(sender);
+    let mut stored: Vec<_> = acknowledged.iter().take(500).collect();
+    end(server);
+    stored.extend(acknowledged);
+    writers.into_iter().for_each(|writer| writer.join().expect("a writer"));
+    stored
 }
 
 /// Bytes of every kind, others for each seed.
