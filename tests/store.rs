@@ -395,7 +395,8 @@ fn on_a_full_disk_an_expiry_is_shown_all_the_same() {
     t.disk.forget();
     (0..64).for_each(|_| drop(t.store.maintain(&|| NOW + 10)));
     assert_eq!(t.store.figures().items, 1);
-    assert!(t.disk.count(Call::Write) < 300, "a sweep tries it once");
+    let tries = t.disk.count(Call::Write);
+    assert!(tries < 200, "a sweep tries it once, and not for each item: {tries}");
     for key in [&b"k7"[..], b"k8", b"never"] {
         let mut session = Session::at(NOW + 11);
         assert_eq!(t.store.get(&mut session, key), Ok(None));
