@@ -29,7 +29,7 @@ use crate::client::commands::{HELP as CLIENT, command};
 use crate::client::shell::Shell;
 use crate::os;
 use crate::protocol::dialect::Dialect;
-use crate::server::login::Credentials;
+use crate::server::login::read_logins;
 use crate::server::tools::perform;
 use crate::server::{self, Server};
 use crate::store::record::{Format, IntOrder, MAX_VALUE};
@@ -37,7 +37,6 @@ use crate::store::{self, Settings, SyncMode};
 use crate::{Failure, print, warn};
 use std::ffi::{OsStr, OsString};
 use std::fmt::Display;
-use std::fs;
 use std::io::{self, IsTerminal, Read};
 use std::ops::RangeInclusive;
 use std::os::unix::ffi::OsStringExt;
@@ -130,18 +129,13 @@ impl Args {
             }
             let option = text(&word)?;
             let spec = |is_meant: &dyn Fn(&Spec) -> bool| {
-                let unknown = || match (program, option.get(..2)) {
-                    // memcached's, which people try.
-                    ("server", Some("-m")) => {
-                        "-m is not here: keys must fit in memory".into()
-                    }
-                    ("server", Some("-u")) => {
-                        "-u is not here: start it as that user".into()
-                    }
-                    ("server", Some("-d")) => {
-                        "-d is not here: start it with & or systemd".into()
-                    }
-                    _ => format!("unknown option {option}; see {program} --help"),
+                // The help also lists some of memcached's that people try.
+                let instead = |line: &'static str| {
+                    line.strip_prefix("  no ")?.strip_prefix(option.get(..2)?)
+                };
+                let unknown = || match help.lines().find_map(instead) {
+                    Some(instead) => format!("{option} is not here{instead}"),
+                    None => format!("unknown option {option}; see {program} --help"),
                 };
                 specs(help).find(is_meant).ok_or_else(unknown)
             };
@@ -423,7 +417,9 @@ fn shell(args: &Args) -> Result<Shell<io::Stdout, io::Stderr>, Failure> {
         Settings { key_size: None, int_size, int_order }.over(Format::default());
     let dialect = args.choice("dialect", &Dialect::names(format))?;
     options.dialect = dialect.unwrap_or(options.dialect);
-    options.login = args.text("auth-file").map(login).transpose()?;
+    if let Some(path) = args.text("auth-file") {
+        options.login = Some(read_logins(path.as_ref())?.swap_remove(0));
+    }
     let quote = args.has("quote");
     Ok(Shell {
         options,
@@ -438,19 +434,6 @@ fn shell(args: &Args) -> Result<Shell<io::Stdout, io::Stderr>, Failure> {
         err: io::stderr(),
         client: None,
     })
-}
-
-/// The first login of a file, which has to be what the server would accept as one: private,
-/// and a login in each line.
-fn login(path: &str) -> Result<Vec<u8>, String> {
-    Credentials::read(path.as_ref())?;
-    let text = fs::read(path).map_err(|error| format!("can't read {path}: {error}"))?;
-    let line = text.split(|&byte| byte == b'\n').next().unwrap_or_default();
-    let mut login = line.strip_suffix(b"\r").unwrap_or(line).to_vec();
-    if let Some(colon) = login.iter_mut().find(|byte| **byte == b':') {
-        *colon = b' ';
-    }
-    Ok(login)
 }
 
 #[cfg(test)]

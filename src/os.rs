@@ -12,11 +12,11 @@
 //! thousands of connections, for one more implementation to maintain.
 #![allow(unsafe_code)]
 
-use std::ffi::c_int;
-use std::fs::{self, Permissions};
+use std::ffi::{c_int, c_uint};
+use std::fs;
 use std::io::{self, Result};
 use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd};
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::OnceLock;
@@ -255,17 +255,21 @@ struct Limit {
 unsafe extern "C" {
     fn poll(fds: *mut PollFd, count: PollCount, timeout: c_int) -> c_int;
     fn listen(fd: c_int, backlog: c_int) -> c_int;
+    fn setsockopt(
+        fd: c_int,
+        level: c_int,
+        name: c_int,
+        value: *const c_int,
+        len: c_uint,
+    ) -> c_int;
     fn getrlimit(resource: c_int, limit: *mut Limit) -> c_int;
     fn setrlimit(resource: c_int, limit: *const Limit) -> c_int;
     fn signal(number: c_int, handler: usize) -> usize;
     fn write(fd: c_int, bytes: *const u8, count: usize) -> isize;
     fn _exit(code: c_int) -> !;
-    safe fn geteuid() -> u32;
-}
-
-/// The user that this process acts as.
-pub fn user() -> u32 {
-    geteuid()
+    safe fn umask(mask: c_int) -> c_int;
+    /// The user that this process acts as.
+    pub safe fn geteuid() -> u32;
 }
 
 /// The signal to a process that extends a file beyond its limit: the same number on the
@@ -353,51 +357,35 @@ pub fn deepen_queue(listener: BorrowedFd, waiting: i32) -> Result<()> {
 }
 
 /// Lets at most about `bytes` wait in the kernel until they can be sent, on every
-/// connection that comes from this listener.
-#[cfg(target_os = "linux")]
+/// connection that comes from this listener. Outside Linux the system decides.
 pub fn limit_unsent(listener: BorrowedFd, bytes: c_int) -> Result<()> {
-    use std::ffi::c_uint;
-    unsafe extern "C" {
-        fn setsockopt(
-            fd: c_int,
-            level: c_int,
-            name: c_int,
-            value: *const c_int,
-            len: c_uint,
-        ) -> c_int;
+    if cfg!(not(target_os = "linux")) {
+        return Ok(());
     }
     const IPPROTO_TCP: c_int = 6;
     const TCP_NOTSENT_LOWAT: c_int = 25;
     let (fd, len) = (listener.as_raw_fd(), size_of::<c_int>() as c_uint);
     // SAFETY: the descriptor is open, and the kernel copies the number, which is as long
     // as it is told.
-    check(unsafe { setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &bytes, len) })
-        .map(|_| ())
-}
-
-/// Elsewhere the system decides.
-#[cfg(not(target_os = "linux"))]
-pub fn limit_unsent(_: BorrowedFd, _: c_int) -> Result<()> {
+    check(unsafe { setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &bytes, len) })?;
     Ok(())
 }
 
-/// Extends a file to `len` bytes, for which the disk has room from then on.
-/// Where the system has no such call, nothing happens.
-#[cfg(all(not(target_os = "macos"), target_pointer_width = "64"))]
+/// Extends a file to `len` bytes, for which the disk has room from then on. Where the
+/// system has no such call, nothing happens.
+#[allow(unused_variables)]
 pub fn allocate(file: BorrowedFd, len: u64) -> Result<()> {
-    unsafe extern "C" {
-        fn posix_fallocate(fd: c_int, offset: i64, len: i64) -> c_int;
+    #[cfg(all(not(target_os = "macos"), target_pointer_width = "64"))]
+    {
+        unsafe extern "C" {
+            fn posix_fallocate(fd: c_int, offset: i64, len: i64) -> c_int;
+        }
+        // SAFETY: the descriptor is open; the call takes no memory.
+        let code = unsafe { posix_fallocate(file.as_raw_fd(), 0, len as i64) };
+        if code != 0 {
+            return Err(io::Error::from_raw_os_error(code));
+        }
     }
-    // SAFETY: the descriptor is open; the call takes no memory.
-    match unsafe { posix_fallocate(file.as_raw_fd(), 0, len as i64) } {
-        0 => Ok(()),
-        code => Err(io::Error::from_raw_os_error(code)),
-    }
-}
-
-/// As above.
-#[cfg(not(all(not(target_os = "macos"), target_pointer_width = "64")))]
-pub fn allocate(_: BorrowedFd, _: u64) -> Result<()> {
     Ok(())
 }
 
@@ -409,16 +397,10 @@ pub fn bind_private(path: &Path) -> Result<UnixListener> {
     if is_socket && UnixStream::connect(path).is_err_and(refused) {
         fs::remove_file(path)?;
     }
-    // Made where nobody else can reach it, and restricted before it has its name.
-    let private = path.with_extension(format!("{}", std::process::id()));
-    fs::DirBuilder::new().mode(0o700).create(&private)?;
-    let bound = UnixListener::bind(private.join("s")).and_then(|listener| {
-        fs::set_permissions(private.join("s"), Permissions::from_mode(0o600))?;
-        // Unlike a rename, this fails where the name is taken.
-        fs::hard_link(private.join("s"), path)?;
-        Ok(listener)
-    });
-    let _ = fs::remove_dir_all(&private);
+    // What others may not do to a file that is made, also in another thread meanwhile.
+    let mask = umask(0o077);
+    let bound = UnixListener::bind(path);
+    umask(mask);
     bound
 }
 

@@ -55,7 +55,7 @@ pub use crate::server::options::Options;
 use crate::os::{Poller, unix_now};
 use crate::protocol::dialect::Dialect;
 use crate::server::listener::Listener;
-use crate::server::login::Credentials;
+use crate::server::login::{Credentials, read_logins};
 use crate::server::shared::Shared;
 use crate::server::worker::Worker;
 use crate::store::{Store, SyncMode};
@@ -127,15 +127,9 @@ impl Server {
             spawn("syncer".into(), move || {
                 loop {
                     it.syncer.wait();
-                    it.sync(it.now());
+                    it.sync(unix_now());
                 }
             })?;
-        }
-        if shared.late > 0 {
-            let late = shared.late;
-            warn(&format!(
-                "server: the clock is {late} seconds behind the data's, which counts"
-            ));
         }
         let it = shared.clone();
         spawn("maintenance".into(), move || maintain(&it))?;
@@ -143,9 +137,9 @@ impl Server {
         // W6. A thread that ends in another way ends the process.
         shared.stop();
         workers.into_iter().for_each(|worker| drop(worker.join()));
-        shared.store.sync(shared.now()).map_err(io::Error::other)?;
+        shared.store.sync(unix_now()).map_err(io::Error::other)?;
         if let Some(name) = stopped_by {
-            let items = shared.store.figures().items;
+            let items = shared.store.figure("curr_items");
             print(&format!("Server: Stopped by {name}; items stored: {items}"));
             return Ok(());
         }
@@ -164,7 +158,8 @@ fn credentials(options: &Options) -> Result<Option<Credentials>, Failure> {
                    words for a login";
         return Err(Failure::Usage(why.into()));
     }
-    Credentials::read(path).map(Some).map_err(Failure::Failed)
+    let logins = read_logins(path).map_err(Failure::Failed)?;
+    Ok(Some(Credentials::new(&logins)))
 }
 
 /// Starts a thread without which the server is of no use: if it fails, the process ends,
@@ -189,13 +184,13 @@ fn spawn(
 /// times as often: clients can write some hundred MiB in a second. An error is printed
 /// once, and not again before something else happened.
 fn maintain(shared: &Shared) -> io::Result<()> {
-    let (mut printed, clock) = (None, || shared.now());
+    let mut printed = None;
     loop {
-        let mut error = shared.store.maintain(&clock).err();
+        let mut error = shared.store.maintain(&unix_now).err();
         for _ in 0..10 {
             thread::sleep(Duration::from_millis(100));
             // What has failed is not tried again before the next second.
-            error = error.or_else(|| shared.store.compact_if_due(&clock).err());
+            error = error.or_else(|| shared.store.compact_if_due(&unix_now).err());
         }
         if error != printed {
             error.iter().for_each(|error| warn(&format!("server: {error}")));

@@ -161,31 +161,6 @@ pub struct Store {
     _owner: Option<OwnerLock>,
 }
 
-/// Figures of the store for `stats`.
-#[derive(Clone, Debug, Default)]
-pub struct Figures {
-    /// Keys in the index, among them expired ones that are not removed yet.
-    pub items: u64,
-    /// Length of the records that hold them, in bytes.
-    pub live_bytes: u64,
-    /// Values stored since the start or the last reset, by touches as well.
-    pub total_items: u64,
-    /// Reads that met a damaged record.
-    pub damaged_reads: u64,
-    /// Look-ups that met an expired item, since the start or the last reset.
-    pub expired_lookups: u64,
-    /// Data files.
-    pub generations: u64,
-    /// Length of the data files with what is still in memory, in bytes.
-    pub log_bytes: u64,
-    /// The position at which the next record will stand.
-    pub log_end: u64,
-    /// The position up to which everything is safe from a power cut.
-    pub log_synced: u64,
-    /// Why compaction does not run any more, if it doesn't.
-    pub compaction_stopped: Option<Error>,
-}
-
 impl Store {
     /// Opens the data directory at `path`, or makes it. `now` is in Unix seconds.
     /// Where it can't be opened as it is, no data file is created or changed. Also returns
@@ -204,7 +179,7 @@ impl Store {
             let (files, _) = survey::open_files(&directory, &options.settings)?;
             if files.iter().any(|file| file.bad_header.is_some()) {
                 let found =
-                    survey::survey(&directory, &options.settings, now, |_, _| Ok(()));
+                    survey::survey(&directory, &options.settings, |_, _| Ok(()));
                 found?.require_sound()?;
             }
         }
@@ -337,12 +312,6 @@ impl Store {
         self.items.log.is_committed(position)
     }
 
-    /// S6: the latest time that the store knows of, in Unix seconds. Sessions must not have
-    /// an earlier one.
-    pub fn time(&self) -> u64 {
-        self.items.time()
-    }
-
     /// Makes all that was written safe from a power cut, in every mode.
     pub fn sync(&self, now: u64) -> Result<()> {
         self.items.log.sync(now)
@@ -372,10 +341,10 @@ impl Store {
         let synced = self.items.log.sync(session.now);
         self.items.log.check_files()?;
         let flushed = synced.and_then(|()| self.items.flush_if_due(&mut session));
-        self.items.remove_expired(&mut session);
+        let removed = self.items.remove_expired(session.now);
         // C5: it is what helps where the disk is full.
         let compacted = self.compact_if_due(clock);
-        flushed.and(compacted)
+        flushed.and(removed).and(compacted)
     }
 
     /// Compacts if there is enough garbage, as [`Store::maintain`] does.
@@ -393,23 +362,37 @@ impl Store {
         self.compaction.run(&self.items, clock)
     }
 
-    /// Figures for `stats`.
-    pub fn figures(&self) -> Figures {
+    /// Figures for `stats`, under their names there. Lengths and positions are in bytes.
+    pub fn figures(&self) -> [(&'static str, u64); 9] {
         let Items { log, index, counts } = &self.items;
         let (generations, log_end) = (log.generations(), log.end());
         let (items, live_bytes) = index.totals(&log.format);
-        Figures {
-            items,
-            live_bytes,
-            total_items: counts.total_items.load(Relaxed),
-            damaged_reads: counts.damaged_reads.load(Relaxed),
-            expired_lookups: counts.expired_lookups.load(Relaxed),
-            generations: generations.len() as u64,
-            log_bytes: log_end - generations[0].base,
-            log_end,
-            log_synced: log.synced(),
-            compaction_stopped: self.compaction.stopped.get().cloned(),
-        }
+        [
+            // Expired ones that are not removed yet among them.
+            ("curr_items", items),
+            ("bytes", live_bytes),
+            // Values stored since the start or the last reset, by touches as well.
+            ("total_items", counts.total_items.load(Relaxed)),
+            ("get_expired", counts.expired_lookups.load(Relaxed)),
+            ("log_generations", generations.len() as u64),
+            // With what is still in memory.
+            ("log_bytes", log_end - generations[0].base),
+            ("log_end", log_end),
+            ("log_synced", log.synced()),
+            ("log_damaged_reads", counts.damaged_reads.load(Relaxed)),
+        ]
+    }
+
+    /// One of these.
+    pub fn figure(&self, name: &str) -> u64 {
+        let figures = self.figures();
+        let found = figures.iter().find(|(it, _)| *it == name);
+        found.expect("one of the figures").1
+    }
+
+    /// Why compaction does not run any more, if it doesn't.
+    pub fn compaction_stopped(&self) -> Option<&Error> {
+        self.compaction.stopped.get()
     }
 
     /// Begins to count anew, as `stats reset` does.

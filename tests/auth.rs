@@ -239,7 +239,7 @@ fn what_a_server_makes_is_its_owners_alone() {
     let file = OpenOptions::new().append(true).open(data.join("0000000001.kv"));
     file.and_then(|mut file| file.write_all(b"torn")).expect("append");
     run();
-    assert_eq!(modes(directory.path())["socket"], 0o600);
+    assert_eq!(modes(directory.path())["socket"], 0o700);
     let (store, _) = open_store(&data, &store::Options::default(), 1).expect("open");
     store.compact(&|| 1).expect("compact");
     let expected = [

@@ -95,9 +95,9 @@ fn a_command_line_that_makes_no_sense_is_rejected_in_one_line() {
     for (name, args, why) in [
         ("server", "--prot 7", "unknown option --prot; see server --help"),
         ("server", "-x", "unknown option -x; see server --help"),
-        ("server", "-m 64", "-m is not here: keys must fit in memory"),
-        ("server", "-u nobody", "-u is not here: start it as that user"),
-        ("server", "-d", "-d is not here: start it with & or systemd"),
+        ("server", "-m 64", "-m is not here, keys must fit in memory"),
+        ("server", "-u nobody", "-u is not here, start it as that user"),
+        ("server", "-d", "-d is not here, start it with & or systemd"),
         (
             "server",
             "-l 127.0.0.1:11211",

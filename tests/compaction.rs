@@ -169,7 +169,7 @@ fn compaction_keeps_what_is_live_and_nothing_else() {
     let records = records(bytes);
     assert_eq!(records.len(), before.len() + 1);
     assert_eq!(records.last().unwrap().kind, Kind::Complete);
-    assert_eq!(t.store.figures().live_bytes, live as u64);
+    assert_eq!(t.store.figure("bytes"), live as u64);
 }
 
 #[test]
@@ -232,10 +232,10 @@ fn at_rest_the_disk_holds_little_more_than_twice_what_is_live() {
         let generation = t.names();
         t.store.maintain(&|| NOW).unwrap();
         compactions += usize::from(t.names() != generation);
-        let figures = t.store.figures();
-        assert_eq!(t.len_on_disk(), figures.log_bytes);
-        let limit = SLACK + 2 * figures.live_bytes;
-        assert!(figures.log_bytes <= limit, "{figures:?} after round {round}");
+        let length = t.store.figure("log_bytes");
+        assert_eq!(t.len_on_disk(), length);
+        let limit = SLACK + 2 * t.store.figure("bytes");
+        assert!(length <= limit, "{length} after round {round}");
     }
     assert_eq!(compactions, 1);
 }
@@ -248,14 +248,14 @@ fn compaction_is_due_when_garbage_outweighs_what_is_live_by_its_slack() {
     let value = vec![b'v'; 1 << 20];
     t.store.set(&mut session, b"live", 0, 0, &value).unwrap();
     t.store.maintain(&|| NOW).unwrap();
-    let limit = SLACK + 2 * t.store.figures().live_bytes;
+    let limit = SLACK + 2 * t.store.figure("bytes");
     // From the second file on, it counts from where that begins.
     for name in [FIRST, SECOND] {
         let mut is_due = false;
         while !is_due {
             assert_eq!(t.names(), [name], "nothing is done before it is due");
             t.store.set(&mut session, b"live", 0, 0, &value).unwrap();
-            is_due = t.store.figures().log_bytes > limit;
+            is_due = t.store.figure("log_bytes") > limit;
             t.store.maintain(&|| NOW).unwrap();
         }
         assert_ne!(t.names(), [name]);
@@ -288,9 +288,9 @@ fn while_copies_wait_for_their_sync(t: &Fixture, meanwhile: impl FnOnce()) {
     thread::scope(|scope| {
         let compaction = scope.spawn(|| t.compact());
         hold.wait_for(1);
-        let figures = t.store.figures();
-        assert_eq!(figures.generations, 2);
-        assert!(figures.log_end - figures.log_synced >= figures.live_bytes);
+        let figure = |name| t.store.figure(name);
+        assert_eq!(figure("log_generations"), 2);
+        assert!(figure("log_end") - figure("log_synced") >= figure("bytes"));
         meanwhile();
         drop(hold);
         compaction.join().unwrap().unwrap();
@@ -371,7 +371,7 @@ fn the_old_file_goes_only_when_the_new_one_is_safe() {
             // What the first one did not finish, the second one does.
             store.compact(&|| NOW).unwrap();
             assert_eq!(contents(&store, &SORTS, NOW), before, "stopped at {calls}");
-            assert_eq!(store.figures().generations, 1);
+            assert_eq!(store.figure("log_generations"), 1);
         }
         if !t.disk.has_stopped() {
             compacted.unwrap();
@@ -399,7 +399,7 @@ fn the_old_file_is_safe_to_its_end_before_the_new_one_has_a_name() {
         compaction.join().unwrap().unwrap_err();
     });
     let (_left, store) = after_power_cut(&t.disk, 0);
-    assert_eq!(store.figures().generations, 2);
+    assert_eq!(store.figure("log_generations"), 2);
     assert_eq!(contents(&store, &[b"early", b"late"], NOW).len(), 2);
 }
 
@@ -709,14 +709,14 @@ fn damage_on_the_walk_stops_compaction_and_nothing_else() {
     bytes[hit.end - 1] ^= 1;
     fs::write(t.directory.path().join(FIRST), bytes).unwrap();
     let said = damaged(hit.start);
-    assert_eq!(t.store.figures().compaction_stopped, None);
+    assert_eq!(t.store.compaction_stopped(), None);
     assert_eq!(t.compact(), Err(said.clone()));
     assert_eq!(t.names(), [FIRST, SECOND]);
     for round in 0..5u8 {
         // The rest of maintenance is done before it is reported again.
         assert_eq!(t.store.maintain(&|| NOW), Err(said.clone()));
         assert_eq!(t.compact(), Err(said.clone()));
-        assert_eq!(t.store.figures().compaction_stopped, Some(said.clone()));
+        assert_eq!(t.store.compaction_stopped(), Some(&said));
         assert_eq!(t.names(), [FIRST, SECOND]);
         t.put("d", &[round]);
         assert_eq!(t.value("d"), Some(vec![round]));
@@ -745,7 +745,7 @@ fn damage_met_by_maintenance_is_reported_and_shown_from_then_on() {
     for _ in 0..3 {
         assert_eq!(t.store.compact_if_due(&|| NOW), Err(said.clone()));
         assert_eq!(t.store.maintain(&|| NOW), Err(said.clone()));
-        assert_eq!(t.store.figures().compaction_stopped, Some(said.clone()));
+        assert_eq!(t.store.compaction_stopped(), Some(&said));
     }
     assert_eq!(t.names(), [FIRST, SECOND]);
 }
@@ -763,9 +763,9 @@ fn an_error_that_may_pass_does_not_stop_compaction() {
         t.disk.fail(call, after, How::Once);
         let error = t.compact().unwrap_err();
         assert!(matches!(error, Error::Write(_)), "{error:?}");
-        assert_eq!(t.store.figures().compaction_stopped, None);
+        assert_eq!(t.store.compaction_stopped(), None);
         t.compact().unwrap();
-        assert_eq!(t.store.figures().compaction_stopped, None);
+        assert_eq!(t.store.compaction_stopped(), None);
         assert_eq!(contents(&t.store, &SORTS, NOW), before);
     }
 }
@@ -900,8 +900,8 @@ fn a_walk_that_fails_again_and_again_does_not_fill_the_disk() {
                 let _ = t.store.maintain(&|| NOW);
             }
         }
-        let figures = t.store.figures();
-        assert!(figures.log_bytes < 3 * figures.live_bytes, "{figures:?}");
+        let (length, live) = (t.store.figure("log_bytes"), t.store.figure("bytes"));
+        assert!(length < 3 * live, "{length} for {live}");
         assert_eq!(t.names(), [FIRST, SECOND]);
     }
 }

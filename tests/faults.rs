@@ -205,8 +205,11 @@ struct Run {
     is_missing: bool,
     /// Compaction could not read: it does not run until a restart.
     is_stopped: bool,
-    /// The latest time at which it was shown that something had expired.
-    shown: u64,
+    /// The latest time that there was: where the clock has gone back, what had expired by
+    /// then is there again, unless it was shown to have expired.
+    latest: u64,
+    /// The uniques of the items that were.
+    shown: Vec<u64>,
     /// C5: compaction has failed, and may hold new values back until it succeeds.
     is_held_back: bool,
 }
@@ -233,7 +236,8 @@ impl Run {
             is_missing: false,
             is_stopped: false,
             is_held_back: false,
-            shown: 0,
+            latest: START,
+            shown: Vec::new(),
         };
         run.restart(0);
         run
@@ -267,6 +271,7 @@ impl Run {
             Step::Restart(late) => return self.restart(*late),
             Step::Pass(seconds) => {
                 self.session.now += seconds;
+                self.latest = self.latest.max(self.session.now);
                 return;
             }
             Step::Commit => store.settle(&self.session).map(|()| {
@@ -286,7 +291,7 @@ impl Run {
             }
             command => ask(store, &mut self.session, command).map(|told| {
                 let mut model = self.history[last].clone();
-                let end = store.figures().log_end;
+                let end = store.figure("log_end");
                 let expected = answer(&mut model, command, self.session.now, end);
                 assert_eq!(told, expected, "{command:?}");
                 self.history.push(model);
@@ -340,6 +345,7 @@ impl Run {
         for (number, key) in KEYS.iter().enumerate() {
             let failures = self.disk.failures();
             session.depends_on = 0;
+            let end = store.figure("log_end");
             let seen = store.get(&mut session, key).map(|item| {
                 item.map(|item| {
                     let (flags, cas) = (item.flags, item.cas);
@@ -350,13 +356,10 @@ impl Run {
             match seen {
                 Ok(seen) => {
                     let settled = store.settle(&session).is_ok();
-                    let has_expired = model.items.get(*key).is_some_and(|(_, at)| {
-                        // Where that can't be written, nothing is promised.
-                        (1..=now).contains(at) && store.time() == now
-                    });
-                    if settled && has_expired {
-                        self.shown = now;
-                    }
+                    // Where its deletion can't be written, nothing is promised.
+                    let is_deleted = settled && store.figure("log_end") > end;
+                    let expired = model.items.get(*key).filter(|_| is_deleted);
+                    self.shown.extend(expired.map(|(seen, _)| seen.cas));
                     let is_safe = seen.is_some() && self.named[number] <= self.floor();
                     assert_eq!(seen.as_ref(), expected.get(*key));
                     if is_safe && is_read {
@@ -402,9 +405,6 @@ impl Run {
             opened = self.disk.open(&self.options, now);
         }
         let (store, _) = opened.unwrap();
-        // S6: what was shown to have expired has.
-        let now = now.max(store.time());
-        assert!(now >= self.shown, "{now} is before {}", self.shown);
         self.session.now = now;
         let found = self.find(self.directory.path(), self.floor());
         self.store = Some(store);
@@ -420,15 +420,18 @@ impl Run {
     /// What a start has found in `path`: the log as it was at some place in the history,
     /// not before `floor`.
     fn find(&self, path: &Path, floor: usize) -> Model {
-        let now = self.session.now;
-        let found = Model::of(&files(path)).settled(now);
+        let found = Model::of(&files(path));
+        let settled = found.settled(self.latest);
         let mut may_be = self.history[floor..].iter().rev();
         assert!(
-            may_be.any(|model| model.settled(now) == found),
+            may_be.any(|model| model.settled(self.latest) == settled),
             "{found:?} is not what the log was at {floor} or later: {:?}",
             &self.history[floor..]
         );
-        found
+        // S6
+        let mut uniques = found.items.values().map(|(seen, _)| seen.cas);
+        assert!(uniques.all(|cas| !self.shown.contains(&cas)), "{found:?}");
+        found.settled(self.session.now)
     }
 
     /// What a power cut leaves now is the log up to some place, and in `always` all that

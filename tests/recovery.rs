@@ -371,7 +371,7 @@ fn bytes_of_a_record_inside_a_torn_value_are_not_a_record() {
     writer.set(b"a", 0, 0, b"before");
     writer.commit();
     let format = writer.store.format();
-    let place = writer.store.figures().log_end + format.overhead() as u64;
+    let place = writer.store.figure("log_end") + format.overhead() as u64;
     let evil = Record { key: b"evil", value: b"evil", ..Record::default() };
     let mut crafted = Vec::new();
     Draft::new(&format, evil, b"").append_to(&mut crafted, place, 0);

@@ -1310,7 +1310,7 @@ fn a_socket_in_the_file_system_is_its_owners_alone() {
     let server = server::Server::bind(options.clone()).expect("start");
     assert_eq!(run(os::poller, server), path.display().to_string());
     let mode = fs::metadata(&path).expect("socket").permissions().mode();
-    assert_eq!(mode & 0o777, 0o600);
+    assert_eq!(mode & 0o777, 0o700);
     let stream = UnixStream::connect(&path).expect("connect");
     stream.set_read_timeout(Some(REPLY_TIMEOUT)).expect("timeout");
     ask(&stream, set("k", b"x"), STORED);

@@ -88,7 +88,7 @@ fn what_a_stopped_server_has_acknowledged_is_safe_from_a_power_cut() {
     assert_eq!(rest(&stream), b"");
     disk.power_cut(left.path(), 0);
     let (store, torn) = Faulty::new(left.path()).open(&options.store, 0).expect("open");
-    assert_eq!((store.figures().items, torn), (1, None));
+    assert_eq!((store.figure("curr_items"), torn), (1, None));
 }
 
 /// The first one waits for a reader of the server's output, which never comes.

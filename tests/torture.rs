@@ -187,7 +187,7 @@ impl Round {
             true => disk.fail(Call::ALL, self.random.below(CALLS), How::Stop),
             // Where two files are there, one compaction is finished before.
             false => {
-                let before = store.figures().generations as usize - 1;
+                let before = store.figure("log_generations") as usize - 1;
                 disk.fail(&[Call::SyncDir], before, How::Stop);
             }
         }

@@ -38,7 +38,7 @@ pub(crate) const MAX_LOGIN: usize = 1024;
 /// So many wrong logins end a connection.
 pub(crate) const MAX_WRONG: u8 = 3;
 
-/// The logins of a file: at least one.
+/// The logins that are accepted: at least one.
 pub struct Credentials {
     hasher: RandomState,
     /// The hashes of the logins. A comparison of passwords would take longer the more of one
@@ -48,48 +48,11 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    /// Reads a file that only its owner may read: the user that this process acts as. The error is one line that says what
-    /// to do, and nothing of what the file holds.
-    pub fn read(path: &Path) -> Result<Credentials, String> {
-        let file = path.display();
-        let failed = |error: io::Error| format!("can't read {file}: {error}");
-        // Checked before it is opened: a pipe would wait there for its other end.
-        let metadata = fs::metadata(path).map_err(failed)?;
-        if !metadata.is_file() {
-            return Err(format!(
-                "{file} is not a regular file; name another --auth-file"
-            ));
-        }
-        if metadata.mode() & 0o077 != 0 || metadata.uid() != os::user() {
-            return Err(format!(
-                "others can read or change {file}; make it your own, and `chmod 600 {file}`"
-            ));
-        }
-        let text = fs::read(path).map_err(failed)?;
-        Credentials::parse(&text).map_err(|line| {
-            format!(
-                "line {line} of {file} is not user:password, without spaces and of at \
-                 most {MAX_LOGIN} bytes"
-            )
-        })
-    }
-
-    /// Parses a file's text. The error is the number of the first line that is not a login.
-    pub fn parse(text: &[u8]) -> Result<Credentials, usize> {
+    /// Accepts these logins: each a user, a space, and a password.
+    pub fn new(logins: &[Vec<u8>]) -> Credentials {
         let hasher = RandomState::new();
-        let text = text.strip_suffix(b"\n").unwrap_or(text);
-        let mut hashes = Vec::new();
-        for (line, number) in text.split(|&byte| byte == b'\n').zip(1..) {
-            let line = line.strip_suffix(b"\r").unwrap_or(line);
-            let mut parts = line.splitn(2, |&byte| byte == b':');
-            let login = [parts.next(), parts.next()].map(Option::unwrap_or_default);
-            let is_word = |part: &&[u8]| !part.is_empty() && !part.contains(&b' ');
-            if !login.iter().all(is_word) || line.len() > MAX_LOGIN {
-                return Err(number);
-            }
-            hashes.push(hasher.hash_one(login));
-        }
-        Ok(Credentials { hasher, hashes })
+        let hashes = logins.iter().map(|login| hasher.hash_one(login)).collect();
+        Credentials { hasher, hashes }
     }
 
     /// Verifies the block of a login: its first two words.
@@ -98,9 +61,49 @@ impl Credentials {
         let (Some(user), Some(password)) = (words.next(), words.next()) else {
             return Err(Error::BadToken);
         };
-        let is_known = self.hashes.contains(&self.hasher.hash_one([user, password]));
+        let login = [user, password].join(&b' ');
+        let is_known = self.hashes.contains(&self.hasher.hash_one(login));
         if is_known { Ok(()) } else { Err(Error::AuthenticationFailure) }
     }
+}
+
+/// Reads the logins of a file that only its owner may read: the user that this process acts
+/// as. The error is one line that says what to do, and nothing of what the file holds.
+pub fn read_logins(path: &Path) -> Result<Vec<Vec<u8>>, String> {
+    let file = path.display();
+    let failed = |error: io::Error| format!("can't read {file}: {error}");
+    // Checked before it is opened: a pipe would wait there for its other end.
+    let metadata = fs::metadata(path).map_err(failed)?;
+    if !metadata.is_file() {
+        return Err(format!("{file} is not a regular file; name another --auth-file"));
+    }
+    if metadata.mode() & 0o077 != 0 || metadata.uid() != os::geteuid() {
+        return Err(format!(
+            "others can read or change {file}; make it your own, and `chmod 600 {file}`"
+        ));
+    }
+    parse_logins(&fs::read(path).map_err(failed)?).map_err(|line| {
+        format!(
+            "line {line} of {file} is not user:password, without spaces and of at \
+             most {MAX_LOGIN} bytes"
+        )
+    })
+}
+
+/// Parses a file's text. The error is the number of the first line that is not a login.
+pub fn parse_logins(text: &[u8]) -> Result<Vec<Vec<u8>>, usize> {
+    let text = text.strip_suffix(b"\n").unwrap_or(text);
+    let login = |(line, number): (&[u8], usize)| {
+        let mut login = line.strip_suffix(b"\r").unwrap_or(line).to_vec();
+        let colon = login.iter().position(|&byte| byte == b':').unwrap_or(0);
+        let is_within = 0 < colon && colon + 1 < login.len();
+        if !is_within || login.len() > MAX_LOGIN || login.contains(&b' ') {
+            return Err(number);
+        }
+        login[colon] = b' ';
+        Ok(login)
+    };
+    text.split(|&byte| byte == b'\n').zip(1..).map(login).collect()
 }
 
 #[cfg(test)]
@@ -108,8 +111,7 @@ mod tests {
     use super::*;
 
     fn verify(file: &[u8], block: &[u8]) -> bool {
-        let Ok(credentials) = Credentials::parse(file) else { panic!("a bad file") };
-        credentials.verify(block).is_ok()
+        Credentials::new(&parse_logins(file).unwrap()).verify(block).is_ok()
     }
 
     #[test]
@@ -171,13 +173,13 @@ mod tests {
             (b"u:p\nv", 2),
             (&long, 1),
         ] {
-            assert_eq!(Credentials::parse(file).err(), Some(line));
+            assert_eq!(parse_logins(file), Err(line));
         }
     }
 
     #[test]
     fn a_block_of_fewer_than_two_words_is_told_from_a_wrong_login() {
-        let Ok(credentials) = Credentials::parse(b"u:p") else { panic!("a bad file") };
+        let credentials = Credentials::new(&[b"u p".to_vec()]);
         assert_eq!(credentials.verify(b" u "), Err(Error::BadToken));
         assert_eq!(credentials.verify(b"u q"), Err(Error::AuthenticationFailure));
     }

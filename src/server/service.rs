@@ -187,7 +187,6 @@ impl Shared {
     /// `stats`: what memcached's clients and monitors read, under memcached's names, and
     /// the log's figures under names of ours.
     fn general_stats(&self, now: u64, stat: &mut dyn FnMut(&str, &dyn Display)) {
-        let figures = self.store.figures();
         let (user, system) = os::cpu_seconds();
         stat("pid", &std::process::id());
         stat("uptime", &self.started.elapsed().as_secs());
@@ -209,21 +208,17 @@ impl Shared {
         for (name, total) in totals(&self.counters) {
             stat(name, &total);
         }
-        stat("get_expired", &figures.expired_lookups);
         // Memory is not limited, and nothing is ever evicted from it.
         stat("limit_maxbytes", &0);
         stat("evictions", &0);
         stat("threads", &self.counters.len());
-        stat("bytes", &figures.live_bytes);
-        stat("curr_items", &figures.items);
-        stat("total_items", &figures.total_items);
-        stat("log_generations", &figures.generations);
-        stat("log_bytes", &figures.log_bytes);
-        stat("log_end", &figures.log_end);
-        stat("log_synced", &figures.log_synced);
-        stat("log_damaged_reads", &figures.damaged_reads);
-        let stopped = figures.compaction_stopped.map(|error| error.to_string());
-        stat("compaction_stopped", &stopped.as_deref().unwrap_or("no"));
+        for (name, figure) in self.store.figures() {
+            stat(name, &figure);
+        }
+        match self.store.compaction_stopped() {
+            Some(why) => stat("compaction_stopped", why),
+            None => stat("compaction_stopped", &"no"),
+        }
     }
 
     /// `stats settings`: how the server was started.

@@ -41,8 +41,6 @@ pub struct Shared {
     pub(crate) syncer: Syncer,
     pub(crate) accepts: Mutex<Accepts>,
     pub(crate) started: Instant,
-    /// S6: what the system's clock is behind the store's time, in seconds.
-    pub(crate) late: u64,
     /// W6: the workers end after their tick.
     pub(crate) is_stopping: AtomicBool,
 }
@@ -101,7 +99,6 @@ impl Shared {
             sockets.push(woken);
         }
         let shared = Shared {
-            late: store.time().saturating_sub(unix_now()),
             store,
             credentials,
             counters: (0..options.threads).map(|_| Counters::default()).collect(),
@@ -120,11 +117,6 @@ impl Shared {
             options,
         };
         Ok((shared, sockets))
-    }
-
-    /// The store's time, in Unix seconds.
-    pub(crate) fn now(&self) -> u64 {
-        unix_now() + self.late
     }
 
     /// W6: has the workers end.

@@ -43,7 +43,7 @@ pub fn perform(tool: &str, data: &Path, settings: &Settings) -> Result<ExitCode>
         dump(&directory, settings, BufWriter::new(io::stdout().lock()))?;
         return Ok(ExitCode::SUCCESS);
     }
-    let survey = survey(&directory, settings, unix_now(), |_, _| Ok(()))?;
+    let survey = survey(&directory, settings, |_, _| Ok(()))?;
     print(&survey.to_string());
     Ok(ExitCode::from(u8::from(!survey.is_sound())))
 }
@@ -55,9 +55,9 @@ fn compact(data: &Path, settings: &Settings) -> Result<ExitCode> {
     let options = Options { settings, sync, ..Options::default() };
     let (store, torn) = Store::open(data, &options, unix_now())?;
     torn.iter().for_each(|torn| warn(&format!("server: {torn}")));
-    let before = store.figures().log_bytes;
+    let before = store.figure("log_bytes");
     store.compact(&unix_now)?;
-    let (after, items) = (store.figures().log_bytes, store.figures().items);
+    let (after, items) = (store.figure("log_bytes"), store.figure("curr_items"));
     print(&format!("{before} bytes before, {after} now, with {items} items"));
     Ok(ExitCode::SUCCESS)
 }
@@ -65,14 +65,14 @@ fn compact(data: &Path, settings: &Settings) -> Result<ExitCode> {
 /// Reads everything twice: first to learn what is live.
 fn dump(disk: &dyn Disk, settings: &Settings, mut out: impl Write) -> Result<()> {
     let now = unix_now();
-    let found = survey(disk, settings, now, |_, _| Ok(()))?;
+    let found = survey(disk, settings, |_, _| Ok(()))?;
     found.require_sound()?;
     // A torn end.
     found.problems().iter().for_each(|problem| warn(&format!("server: {problem}")));
     let due = found.flush_due();
-    survey(disk, settings, now, |position, record| {
+    survey(disk, settings, |position, record| {
         let Record { flags, exptime, key, value, .. } = *record;
-        if found.is_live(position, record) && !(1..=now).contains(&due) {
+        if found.is_live(position, record, now) && !(1..=now).contains(&due) {
             out.write_all(b"set ")?;
             out.write_all(key)?;
             write!(out, " {flags} {exptime} {} noreply\r\n", value.len())?;

@@ -94,7 +94,7 @@ impl Worker {
             self.step()?;
         }
         // W6: one more commit, for those that are parked.
-        let result = self.shared.store.sync(self.shared.now());
+        let result = self.shared.store.sync(self.poller.unix_now());
         for (served, _) in mem::take(&mut self.parked) {
             self.finish(served, &result, self.poller.now());
         }
@@ -179,7 +179,7 @@ impl Worker {
     fn serve(&mut self, token: usize, now: Instant) -> Option<u64> {
         let Worker { connections, context, buffer, poller, .. } = self;
         let connection = connections.get_mut(token)?.as_mut()?;
-        context.session.now = poller.unix_now() + context.shared.late;
+        context.session.now = poller.unix_now();
         context.session.depends_on = 0;
         let serve = AssertUnwindSafe(|| connection.serve(buffer, now, context));
         // W2: whatever it was doing, it does no more.

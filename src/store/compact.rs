@@ -26,8 +26,7 @@
 //!   another's.
 //!
 //! Tombstones are not copied: what they deleted stood in n or before, and n goes. A
-//! pending flush has yet to come, so it is written to n+1 again. The last record also says
-//! up to which time expiry was seen (S6).
+//! pending flush has yet to come, so it is written to n+1 again.
 //!
 //! Whether it is due is checked ten times a second. At rest a directory is at most twice the
 //! length of its live records and 64 MiB long, without the preallocated space. While
@@ -130,9 +129,9 @@ impl Compaction {
                 }
             },
         )?;
-        // C3, S6
-        let (kind, exptime) = (Kind::Complete, items.time());
-        items.append(&mut session, Record { kind, exptime, ..Record::default() })?;
+        // C3
+        let complete = Record { kind: Kind::Complete, ..Record::default() };
+        items.append(complete)?;
         items.log.retire(old, clock())?;
         *reserve = None;
         items.log.hold_back(false);
@@ -162,7 +161,7 @@ fn walk(
             Ok(Step::Damage(_) | Step::End) => return Err(items.log.damaged(position)),
             Err(error) => return Err(Error::Read(error.to_string())),
         };
-        if let Some(copy) = items.copy(session, position, record)? {
+        if let Some(copy) = items.copy(session.now, position, record)? {
             // C5: this has its space now.
             if let Some((_, len)) = reserve {
                 *len = len.saturating_sub(copy.end - copy.start);

@@ -29,7 +29,7 @@ pub(crate) struct Entry {
     pub(crate) size: u32,
     /// Expiry in Unix seconds, 0 for never. 32 bits keep the entry at 16 bytes; what
     /// would expire after February 2106 expires then.
-    exptime: u32,
+    pub(crate) exptime: u32,
 }
 
 impl Entry {
@@ -37,10 +37,11 @@ impl Entry {
         let exptime = u32::try_from(exptime).unwrap_or(u32::MAX);
         Entry { position, size: size as u32, exptime }
     }
+}
 
-    pub(crate) fn is_expired(&self, now: u64) -> bool {
-        self.exptime != 0 && u64::from(self.exptime) <= now
-    }
+/// Whether what expires at `exptime` has expired, both in Unix seconds; 0 is never.
+pub(crate) fn is_expired(exptime: u64, now: u64) -> bool {
+    (1..=now).contains(&exptime)
 }
 
 /// A key. Short ones stand in the table itself: no allocation, and no pointer to follow
@@ -62,10 +63,8 @@ impl Key {
         short[..bytes.len()].copy_from_slice(bytes);
         Key::Short(bytes.len() as u8, short)
     }
-}
 
-impl Borrow<[u8]> for Key {
-    fn borrow(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         match self {
             Key::Short(len, bytes) => &bytes[..usize::from(*len)],
             Key::Long(bytes) => bytes,
@@ -73,19 +72,23 @@ impl Borrow<[u8]> for Key {
     }
 }
 
+impl Borrow<[u8]> for Key {
+    fn borrow(&self) -> &[u8] {
+        self.bytes()
+    }
+}
+
 // `Borrow` requires that a key and its bytes compare and hash alike.
 
 impl Hash for Key {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        let bytes: &[u8] = self.borrow();
-        bytes.hash(state);
+        self.bytes().hash(state);
     }
 }
 
 impl PartialEq for Key {
     fn eq(&self, other: &Key) -> bool {
-        let (bytes, others): (&[u8], &[u8]) = (self.borrow(), other.borrow());
-        bytes == others
+        self.bytes() == other.bytes()
     }
 }
 
@@ -99,7 +102,7 @@ pub(crate) struct Shard {
     /// Size of the values that the entries point at, in bytes.
     value_bytes: u64,
     /// S3: the end of the newest record that removed a key from this shard: a deletion, a
-    /// flush, or a value that has expired.
+    /// flush, or an expired value's deletion.
     pub(crate) removed: u64,
 }
 
@@ -148,12 +151,8 @@ pub(crate) struct Index {
     pub(crate) flush_due: AtomicU64,
     /// The end of its record.
     pub(crate) flush_end: AtomicU64,
-    /// S6: the latest Unix second at which an expiry was seen.
-    pub(crate) time: AtomicU64,
-    /// The end of the record that says so.
-    pub(crate) time_end: AtomicU64,
-    /// The shard whose expired entries are removed next.
-    next_swept: AtomicUsize,
+    /// The shard that [`Index::next`] returns next.
+    next: AtomicUsize,
 }
 
 impl Index {
@@ -177,27 +176,21 @@ impl Index {
         self.shards.iter().map(lock).collect()
     }
 
-    /// Removes the expired entries of one shard, the next one at each call; `end` says what
-    /// a reply depends on that shows such a removal.
-    pub(crate) fn remove_expired(&self, now: u64, mut end: impl FnMut(Entry) -> u64) {
-        let next = self.next_swept.fetch_add(1, Relaxed) % SHARDS;
-        let mut shard = lock(&self.shards[next]);
-        let Shard { entries, value_bytes, removed } = &mut *shard;
-        for (_, entry) in entries.extract_if(|_, entry| entry.is_expired(now)) {
-            *value_bytes -= u64::from(entry.size);
-            *removed = (*removed).max(end(entry));
-        }
+    /// Locks one shard after the other, a call each.
+    pub(crate) fn next(&self) -> MutexGuard<'_, Shard> {
+        lock(&self.shards[self.next.fetch_add(1, Relaxed) % SHARDS])
     }
 
-    /// Applies the record at `position`, in the order of the log: replay. What has expired
-    /// at the Unix second `now` is left out.
-    pub(crate) fn replay(&self, position: u64, record: &Record, now: u64) {
+    /// Applies the record at `position`, in the order of the log: replay. What was removed
+    /// before the start is safe, so nobody waits for it.
+    pub(crate) fn replay(&self, position: u64, record: &Record) {
         let Record { kind, key, value, exptime, .. } = *record;
-        let entry = Entry::new(position, value.len(), exptime);
         match kind {
-            Kind::Set if !entry.is_expired(now) => self.shard(key).insert(key, entry),
-            // What was removed before the start is safe, so nobody waits for it.
-            Kind::Set | Kind::Delete => self.shard(key).remove(key, 0),
+            Kind::Set => {
+                let entry = Entry::new(position, value.len(), exptime);
+                self.shard(key).insert(key, entry);
+            }
+            Kind::Delete => self.shard(key).remove(key, 0),
             Kind::Flush => {
                 let mut shards = self.all();
                 self.flush_due.store(exptime, Release);
@@ -205,9 +198,7 @@ impl Index {
                     shards.iter_mut().for_each(|shard| drop(shard.clear(0)));
                 }
             }
-            Kind::Complete | Kind::Time | Kind::Continued => {
-                self.time.fetch_max(exptime, Relaxed);
-            }
+            Kind::Complete | Kind::Time | Kind::Continued => {}
         }
     }
 
@@ -242,8 +233,7 @@ mod tests {
         for len in [0, 1, SHORT, SHORT + 1, 250] {
             let bytes = vec![b'k'; len];
             let key = Key::new(&bytes);
-            let borrowed: &[u8] = key.borrow();
-            assert_eq!(borrowed, &bytes[..]);
+            assert_eq!(key.bytes(), &bytes[..]);
             assert_eq!(matches!(key, Key::Long(_)), len > SHORT);
         }
     }

@@ -21,13 +21,13 @@
 //!   leads it. (A *commit* that fails leaves what was appended where it is. It may
 //!   become safe later, and nobody was told.)
 //! - S5: a flush that is due is written before anything else is looked at.
-//! - S6: an answer that shows an expiry depends on a record that says how late it was: an
-//!   item that has expired for one client has expired for all, even if the clock goes back
-//!   and the process is killed. The clock of the next one begins there: [`Items::time`].
+//! - S6: an item that is found to have expired is deleted, by a record, and a miss depends on
+//!   that (S3): what has expired for one client has expired for all, even if the process is
+//!   killed and the clock goes back.
 
 use crate::drop_elsewhere;
 use crate::store::error::{Error, Result};
-use crate::store::index::{Entry, Index, Shard};
+use crate::store::index::{Entry, Index, Shard, is_expired};
 use crate::store::log::Log;
 use crate::store::recent::Recent;
 use crate::store::record::{Draft, Kind, Record};
@@ -62,6 +62,12 @@ impl Session {
 
     fn depend(&mut self, position: u64) {
         self.depends_on = self.depends_on.max(position);
+    }
+
+    /// S1
+    fn wrote(&mut self, place: Range<u64>) {
+        self.work += place.end - place.start;
+        self.depend(place.end);
     }
 }
 
@@ -141,7 +147,7 @@ impl Items {
             return Ok(None);
         }
         let entry = loop {
-            let found = self.find(&self.index.shard(key), session, key);
+            let found = self.find(&mut self.index.shard(key), session, key);
             let Some(entry) = found else { return Ok(None) };
             // Read without the shard's lock. Where the file has just gone, the record
             // was moved, and the index says where to.
@@ -158,9 +164,7 @@ impl Items {
         self.flush_if_due(session)?;
         let draft = Draft::new(&self.log.format, record, NOTHING);
         let mut shard = self.index.shard(record.key);
-        let place = self.log.append_value(&draft)?;
-        let entry = Entry::new(place.start, record.value.len(), record.exptime);
-        self.point_at(&mut shard, session, record.key, entry);
+        session.wrote(self.put(&mut shard, session.now, &record, &draft)?);
         Ok(())
     }
 
@@ -172,16 +176,14 @@ impl Items {
         decide: impl FnOnce(&mut Found) -> Result<(Change<'v>, A)>,
     ) -> Result<A> {
         self.flush_if_due(session)?;
-        let mut shard = self.index.shard(key);
-        let entry = self.find(&shard, session, key);
+        let (mut shard, now) = (self.index.shard(key), session.now);
+        let entry = self.find(&mut shard, session, key);
         let mut found = Found { entry, items: self, session, is_loaded: false };
         let (change, answer) = decide(&mut found)?;
         let (record, rest) = match change {
             Change::Keep => return Ok(answer),
             Change::Remove => {
-                let delete = Record { kind: Kind::Delete, key, ..Record::default() };
-                let place = self.append(session, delete)?;
-                shard.remove(key, place.end);
+                session.wrote(self.remove(&mut shard, key)?);
                 return Ok(answer);
             }
             Change::Put(record) => (Record { key, ..record }, NOTHING),
@@ -193,74 +195,46 @@ impl Items {
             Change::Touch(exptime) => (Record { exptime, ..found.old()? }, NOTHING),
         };
         let draft = Draft::new(&self.log.format, record, rest);
-        let place = self.log.append_value(&draft)?;
-        let entry = Entry::new(place.start, draft.value_len(), record.exptime);
-        self.point_at(&mut shard, session, key, entry);
+        let place = self.put(&mut shard, now, &record, &draft)?;
+        session.wrote(place);
         Ok(answer)
     }
 
-    /// S4: the log has the record, so the index may follow.
-    fn point_at(
+    /// Appends a value, and returns where. S4: then the log has it, so the index may follow.
+    fn put(
         &self,
         shard: &mut Shard,
-        session: &mut Session,
-        key: &[u8],
-        entry: Entry,
-    ) {
-        let end = self.end_of(entry);
-        session.work += self.record_len(entry) as u64;
-        session.depend(end);
-        // An item that has expired already was written all the same: it ends what was there.
-        if entry.is_expired(session.now) {
-            shard.remove(key, self.time_end(session).max(end));
-        } else {
-            shard.insert(key, entry);
-        }
-        self.counts.total_items.fetch_add(1, Relaxed);
-    }
-
-    /// S6: what a reply depends on that shows an expiry, beside the item's own record: one
-    /// that says how late it is. If that can't be appended, the item has expired all the
-    /// same, and nothing keeps it from coming back.
-    fn time_end(&self, session: &mut Session) -> u64 {
-        if self.time() < session.now && self.append_time(session).is_err() {
-            return 0;
-        }
-        self.index.time_end.load(Acquire)
-    }
-
-    /// The latest time that the log knows of, in Unix seconds.
-    pub(crate) fn time(&self) -> u64 {
-        self.index.time.load(Acquire)
-    }
-
-    /// Appends a record of the time.
-    fn append_time(&self, session: &mut Session) -> Result<()> {
-        let (kind, exptime) = (Kind::Time, session.now);
-        let place =
-            self.append(session, Record { kind, exptime, ..Record::default() })?;
-        self.index.time_end.fetch_max(place.end, Release);
-        self.index.time.fetch_max(exptime, Release);
-        Ok(())
-    }
-
-    /// Appends a record, on which the answer depends from now on (S1).
-    pub(crate) fn append(
-        &self,
-        session: &mut Session,
-        record: Record,
+        now: u64,
+        Record { key, exptime, .. }: &Record,
+        draft: &Draft,
     ) -> Result<Range<u64>> {
-        let draft = Draft::new(&self.log.format, record, NOTHING);
-        let place = self.log.append(&draft)?;
-        session.work += place.end - place.start;
-        session.depend(place.end);
+        self.counts.total_items.fetch_add(1, Relaxed);
+        if is_expired(*exptime, now) {
+            // All that it does is to end what was there.
+            return self.remove(shard, key);
+        }
+        let place = self.log.append_value(draft)?;
+        shard.insert(key, Entry::new(place.start, draft.value_len(), *exptime));
         Ok(place)
+    }
+
+    /// Appends a deletion, and removes the key.
+    fn remove(&self, shard: &mut Shard, key: &[u8]) -> Result<Range<u64>> {
+        let place =
+            self.append(Record { kind: Kind::Delete, key, ..Record::default() })?;
+        shard.remove(key, place.end);
+        Ok(place)
+    }
+
+    /// Appends a record as it is.
+    pub(crate) fn append(&self, record: Record) -> Result<Range<u64>> {
+        self.log.append(&Draft::new(&self.log.format, record, NOTHING))
     }
 
     /// S5. Of two threads that find the flush due, one does it.
     pub(crate) fn flush_if_due(&self, session: &mut Session) -> Result<()> {
         let now = session.now;
-        let is_due = |due| (1..=now).contains(&due);
+        let is_due = |due| is_expired(due, now);
         if is_due(self.index.flush_due.load(Acquire)) {
             self.flush(session, |due| is_due(due).then_some(0))?;
         }
@@ -279,13 +253,14 @@ impl Items {
             return Ok(());
         };
         let flush = Record { kind: Kind::Flush, exptime: due, ..Record::default() };
-        let place = self.append(session, flush)?;
+        let place = self.append(flush)?;
         self.index.flush_end.store(place.end, Release);
         self.index.flush_due.store(due, Release);
         if due == 0 {
             let cleared = shards.iter_mut().map(|shard| shard.clear(place.end));
             drop_elsewhere(cleared.collect::<Vec<_>>());
         }
+        session.wrote(place);
         Ok(())
     }
 
@@ -293,21 +268,20 @@ impl Items {
     /// copy stands.
     pub(crate) fn copy(
         &self,
-        session: &mut Session,
+        now: u64,
         position: u64,
         record: Record,
     ) -> Result<Option<Range<u64>>> {
         let mut shard = self.index.shard(record.key);
-        let found = shard.entries.get(record.key).copied();
-        let Some(entry) = found.filter(|entry| entry.position == position) else {
-            return Ok(None);
-        };
-        if entry.is_expired(session.now) {
-            shard.remove(record.key, self.time_end(session).max(self.end_of(entry)));
+        let entry = shard.entries.get(record.key);
+        if entry.is_none_or(|entry| entry.position != position) {
             return Ok(None);
         }
+        if is_expired(record.exptime, now) {
+            return self.remove(&mut shard, record.key).map(|_| None);
+        }
         // C1
-        self.append(session, record).map(Some)
+        self.append(record).map(Some)
     }
 
     /// Points the index at a copy, unless the key has changed since.
@@ -319,32 +293,37 @@ impl Items {
         }
     }
 
-    /// Removes some of the expired items. The log learns only how late it is: at replay
-    /// they are expired as well.
-    pub(crate) fn remove_expired(&self, session: &mut Session) {
-        let (now, mut time_end) = (session.now, None);
-        self.index.remove_expired(now, |entry| {
-            let time_end = *time_end.get_or_insert_with(|| self.time_end(session));
-            time_end.max(self.end_of(entry))
-        });
+    /// Deletes the expired items of one shard, the next one at each call.
+    pub(crate) fn remove_expired(&self, now: u64) -> Result<()> {
+        let mut shard = self.index.next();
+        let entries = shard.entries.iter();
+        let expired = entries.filter(|(_, it)| is_expired(it.exptime.into(), now));
+        let keys: Vec<Box<[u8]>> = expired.map(|(key, _)| key.bytes().into()).collect();
+        keys.iter().try_for_each(|key| self.remove(&mut shard, key).map(drop))
     }
 
     /// Where `key`'s record stands, if it has one that has not expired. Every answer
     /// that rests on having looked goes through here: S2 and S3.
-    fn find(&self, shard: &Shard, session: &mut Session, key: &[u8]) -> Option<Entry> {
+    fn find(
+        &self,
+        shard: &mut Shard,
+        session: &mut Session,
+        key: &[u8],
+    ) -> Option<Entry> {
         session.work += LOOK_UP;
         let Some(entry) = shard.entries.get(key).copied() else {
             session.depend(shard.removed);
             return None;
         };
         session.depend(self.end_of(entry));
-        if entry.is_expired(session.now) {
-            let end = self.time_end(session);
-            session.depend(end);
-            self.counts.expired_lookups.fetch_add(1, Relaxed);
-            return None;
+        if !is_expired(entry.exptime.into(), session.now) {
+            return Some(entry);
         }
-        Some(entry)
+        self.counts.expired_lookups.fetch_add(1, Relaxed);
+        // S6. If that can't be appended, the item has expired all the same, and only a clock
+        // that goes back could show it again.
+        self.remove(shard, key).into_iter().for_each(|place| session.wrote(place));
+        None
     }
 
     fn end_of(&self, entry: Entry) -> u64 {

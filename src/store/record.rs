@@ -212,8 +212,7 @@ pub enum Kind {
     /// Compaction has ended: this file holds all that is live, and no older one is
     /// needed.
     Complete = 4,
-    /// The time is at least exptime, whatever the clock shows: what expires by then has
-    /// expired.
+    /// Nothing; some earlier files have it.
     Time = 5,
     /// Nothing: the next file begins where this record does. A copy of a directory that
     /// lacks that file is detected by it.
@@ -234,8 +233,7 @@ pub struct Record<'a> {
     pub win_sent: bool,
     /// The client's 32 bits, opaque to us.
     pub flags: u32,
-    /// Expiry in Unix seconds, 0 for never; for a flush, when it is due; for a time, and at
-    /// the end of a compaction, how late it was.
+    /// Expiry in Unix seconds, 0 for never; for a flush, when it is due.
     pub exptime: u64,
     /// The unique of `gets` and `cas`: the position at which this value was first
     /// stored. Touch and compaction write the record again and keep it.

@@ -49,7 +49,7 @@ pub(crate) fn recover(
         disk.rename(&temporary, &file_name(1))?;
     }
     continue_rewrite(&*disk)?;
-    let survey = survey(&*disk, settings, now, |_, _| Ok(()))?;
+    let survey = survey(&*disk, settings, |_, _| Ok(()))?;
     survey.require_sound()?;
     for name in disk.list()? {
         if name.strip_suffix(".tmp").is_some_and(|name| number_of(name).is_some()) {

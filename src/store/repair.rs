@@ -66,7 +66,7 @@ impl fmt::Display for Repaired {
 /// can be called again.
 pub fn repair(disk: &Arc<dyn Disk>, settings: &Settings) -> Result<Option<Repaired>> {
     continue_rewrite(&**disk)?;
-    let found = survey(&**disk, settings, 0, |_, _| Ok(()))?;
+    let found = survey(&**disk, settings, |_, _| Ok(()))?;
     if found.is_sound() {
         return Ok(None);
     }
@@ -106,7 +106,7 @@ fn copy(disk: &Arc<dyn Disk>, settings: &Settings, header: &Header) -> Result<()
     let log = Log::new(disk.clone(), format, mode, vec![generation], end, 0);
     let append =
         |record: Record| log.append(&Draft::new(&format, record, b"")).map(|_| ());
-    survey(&**disk, settings, 0, |_, record| append(*record))?;
+    survey(&**disk, settings, |_, record| append(*record))?;
     log.sync(0)?;
     // It says that all copies were synced: so damage to one is told from a torn end.
     append(Record { kind: Kind::Complete, ..Record::default() })?;

@@ -31,7 +31,7 @@
 
 use crate::store::disk::{Disk, LOCK_NAME};
 use crate::store::error::{Error, Result};
-use crate::store::index::Index;
+use crate::store::index::{Entry, Index, is_expired};
 use crate::store::log::{Generation, file_name};
 use crate::store::record::{FORMAT_VERSION, Format, HEADER_LEN, Header, IntOrder};
 use crate::store::record::{Kind, MAX_POSITION, Record};
@@ -157,12 +157,12 @@ impl Survey {
         self.index.flush_due.load(Acquire)
     }
 
-    /// Whether a record that was met at `position` is a live item.
-    pub fn is_live(&self, position: u64, record: &Record) -> bool {
-        let (shard, time) =
-            (self.index.shard(record.key), self.index.time.load(Acquire));
-        let entry = shard.entries.get(record.key);
-        entry.is_some_and(|it| it.position == position && !it.is_expired(time))
+    /// Whether a record that was met at `position` is a live item at the Unix second `now`.
+    pub fn is_live(&self, position: u64, record: &Record, now: u64) -> bool {
+        let shard = self.index.shard(record.key);
+        let is_newest = |entry: &Entry| entry.position == position;
+        shard.entries.get(record.key).is_some_and(is_newest)
+            && !is_expired(record.exptime, now)
     }
 
     /// The valid records of all files.
@@ -199,11 +199,10 @@ impl fmt::Display for Survey {
 }
 
 /// Reads all files, changes nothing, and calls `each` for every valid record and its
-/// position, oldest first. `now` is in Unix seconds. The directory must be ours alone.
+/// position, oldest first. The directory must be ours alone.
 pub fn survey(
     disk: &dyn Disk,
     settings: &Settings,
-    now: u64,
     mut each: impl FnMut(u64, &Record) -> Result<()>,
 ) -> Result<Survey> {
     let (mut files, format) = open_files(disk, settings)?;
@@ -219,7 +218,7 @@ pub fn survey(
     for (file, number) in files.iter_mut().zip(1..) {
         read(disk, &format, file, number == count, |position, record, is_intact| {
             if is_intact {
-                index.replay(position, record, now);
+                index.replay(position, record);
             }
             each(position, record)
         })?;

@@ -46,7 +46,7 @@ impl Writer {
     }
 
     pub fn set(&mut self, key: &[u8], flags: u32, exptime: i64, value: &[u8]) {
-        let cas = self.store.figures().log_end;
+        let cas = self.store.figure("log_end");
         let stored = self.store.set(&mut self.session, key, flags, exptime, value);
         assert_eq!(stored, Ok(Answer::Stored));
         let exptime = match exptime {
@@ -55,13 +55,11 @@ impl Writer {
             _ => NOW + exptime as u64,
         };
         let seen = Seen { flags, cas, value: value.to_vec() };
-        self.record(|model| {
-            model.items.insert(key.to_vec(), (seen, exptime));
+        self.record(|model| match exptime {
+            // S6
+            1 => drop(model.items.remove(key)),
+            _ => drop(model.items.insert(key.to_vec(), (seen, exptime))),
         });
-        if exptime == 1 {
-            // S6: the log says how late it is.
-            self.record(|_| {});
-        }
     }
 
     pub fn touch(&mut self, key: &[u8], exptime: u64) {
@@ -108,7 +106,7 @@ impl Writer {
         self.set(b"ab", 7, 0, b"");
         // A record that would be valid one byte further on.
         let format = Header::decode(&first).unwrap().format;
-        let place = self.store.figures().log_end + format.overhead() as u64;
+        let place = self.store.figure("log_end") + format.overhead() as u64;
         let mut inner = Vec::new();
         let evil = Record { key: b"evil", value: b"evil", ..Record::default() };
         Draft::new(&format, evil, b"").append_to(&mut inner, place + 1, place);
