@@ -79,7 +79,7 @@ bench-crowd: build-bench ## amid 500 slow senders and 500 that do not read: half
 	$(BENCH) --conns 50 --set 0.5 --seconds 2 --slow-clients 500 --pairs 5
 
 cluster: ## three servers behind nutcracker, of which one is killed; 10 seconds
-	cargo build --release --bin server
+	cargo build --release --bin server --bin driver
 	python3 examples/cluster.py $(or $(CARGO_TARGET_DIR),target)/release
 
 # The client is installed once, below target/; only that needs the network.

@@ -545,8 +545,46 @@ def what_was_acknowledged_outlives_a_kill_amid_writes(client, server):
         expect(len(client.get_many(keys)), count)
 
 
+def three_servers_of_a_hash_client_keep_their_keys(client, server):
+    """The client hashes each key to one of the servers; prints what three are worth."""
+    with tempfile.TemporaryDirectory(prefix="memcached-lite-") as data:
+        servers = [Server(server.binary, f"{data}/{number}") for number in range(3)]
+        try:
+            for one in servers:
+                one.start()
+            places = [("127.0.0.1", one.port) for one in servers]
+            options = {"default_noreply": False, "timeout": TIMEOUT, "ignore_exc": True}
+            three = HashClient(places, retry_attempts=0, dead_timeout=0, **options)
+            figures = [keys_a_second(three), keys_a_second(HashClient(places[:1], **options))]
+            print("%d keys a second on three servers, %d on one" % tuple(figures))
+
+            values = {f"key-{n}": f"{n}".encode() for n in range(300)}
+            expect(three.set_many(values), [])
+            owners = [len(Client(it).get_many(list(values))) for it in places]
+            expect((sum(owners) >= 300, min(owners) > 0), (True, True))
+            servers[1].kill()
+            left = three.get_many(list(values))
+            expect(0 < len(left) < 300, True)
+            servers[1].start()
+            wait_until(lambda: three.get_many(list(values)) == values)
+        finally:
+            for one in servers:
+                if one.process:
+                    one.kill()
+
+
+def keys_a_second(client):
+    """Sets and gets keys one by one."""
+    begun, keys = time.monotonic(), [f"key-{n}" for n in range(1000)]
+    for key in keys:
+        expect(client.set(key, "v"), True)
+        expect(client.get(key), b"v")
+    return 2 * len(keys) / (time.monotonic() - begun)
+
+
 CASES_THAT_KILL = [
     data_outlives_a_kill,
+    three_servers_of_a_hash_client_keep_their_keys,
     what_was_sent_with_noreply_outlives_a_kill_once_it_was_read,
     a_unique_of_before_the_kill_holds_no_longer_than_its_item,
     what_was_acknowledged_outlives_a_kill_amid_writes,

@@ -384,9 +384,7 @@ pub fn client(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
         let outcome = match words.is_empty() {
             true => shell.run_lines(io::stdin().lock()),
-            _ if words == [b"load"] => {
-                shell.run_lines(b"load\n".chain(io::stdin().lock()))
-            }
+            _ if words == [b"load"] => shell.load(io::stdin().lock()),
             false => shell.run(&words),
         };
         Ok(ExitCode::from(outcome as u8))

@@ -148,35 +148,28 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
             return Ok(ExitCode::SUCCESS);
         }
         let options = options(&args)?;
-        let (mut ok, mut failed, mut skipped) = (0, Vec::new(), Vec::new());
+        let mut results = [("ok", Vec::new()), ("failed", vec![]), ("skipped", vec![])];
         for (name, script) in chosen(&args)? {
             if script.contains("{r}") {
                 print(&format!("Seed: --seed {}", options.seed));
             }
-            let number = name.trim_start_matches("test ").to_owned();
-            match play(&name, &script, &options)? {
-                None => skipped.push(number),
-                Some(failures) if failures.is_empty() => ok += 1,
-                Some(_) => failed.push(number),
-            }
+            let result = match play(&name, &script, &options)? {
+                None => 2,
+                Some(failures) => usize::from(!failures.is_empty()),
+            };
+            results[result].1.push(name.trim_start_matches("test ").to_owned());
         }
         if args.has("all") {
-            let (all, failed) = (SCENARIOS.len(), some(&failed, "failed"));
-            print(&format!(
-                "{all} scenarios: {ok} ok{failed}{}",
-                some(&skipped, "skipped")
-            ));
+            let some = |(what, numbers): &(&str, Vec<String>)| match numbers.len() {
+                count if *what == "ok" => format!(" {count} ok"),
+                0 => String::new(),
+                count => format!(", {count} {what} ({})", numbers.join(", ")),
+            };
+            let results = results.each_ref().map(some).concat();
+            print(&format!("{} scenarios:{results}", SCENARIOS.len()));
         }
-        Ok(ExitCode::from(u8::from(!failed.is_empty())))
+        Ok(ExitCode::from(u8::from(!results[1].1.is_empty())))
     })
-}
-
-/// A part of the last line of `--all`: how many, and which.
-fn some(numbers: &[String], what: &str) -> String {
-    match numbers.len() {
-        0 => String::new(),
-        count => format!(", {count} {what} ({})", numbers.join(", ")),
-    }
 }
 
 /// The scripts that are to be played, with the names that verdicts have.

@@ -9,17 +9,17 @@
 //! 1. The listener (`server/listener.rs`) has accepted the connection and handed it to a
 //!    worker, where it stays. The worker waits in its poller ([`os`]) until some of its
 //!    connections are ready, and serves those: one round of this is a *tick*
-//!    (`Worker::tick` in `server/worker.rs`).
+//!    ([`Worker`](server::worker::Worker)).
 //! 2. [`Connection::serve`](server::connection::Connection::serve) reads what is there into
 //!    the worker's buffer and goes through those bytes:
 //!    [`Dialect::parse`](protocol::dialect::Dialect::parse) and [`protocol::parse`] find a
 //!    request at their head, an [`Update`](store::Update) that borrows key and value from
 //!    them. Nothing is copied yet.
-//! 3. `Context::answer` (`server/service.rs`) has the store do it:
-//!    [`Store::execute`](store::Store::execute) drafts a record (`store/record.rs`): the
+//! 3. A [`Context`](server::service::Context) has the store do it:
+//!    [`Store::execute`](store::Store::execute) drafts a record ([`store::record`]): the
 //!    checksum of its body is computed before any lock is taken. Then, under the lock of
 //!    the key's shard (`store/items.rs`), the log gives the record a position and appends
-//!    it to its tail in memory (`store/log.rs`), and the index points there
+//!    it to its tail in memory ([`store::log`]), and the index points there
 //!    (`store/index.rs`). `STORED` is appended to the connection's output buffer, and the
 //!    session notes that the answer *depends on* that position.
 //! 4. When all connections of the tick have been served like this, one commit is made for
@@ -60,11 +60,11 @@
 //!
 //! | rules | are stated in |
 //! |---|---|
-//! | F, L, S, C | `store/record.rs`, `store/log.rs`, `store/items.rs`, `store/compact.rs` |
-//! | R | `store/survey.rs`, `store/recover.rs`, `store/repair.rs` |
-//! | P | `protocol.rs` |
-//! | V, W | `server/connection.rs`, `server.rs` |
-//! | K | `client.rs`, `client/shell.rs` |
+//! | F, L, S, C | [`store::record`], [`store::log`], `store/items.rs`, `store/compact.rs` |
+//! | R | [`store::survey`], `store/recover.rs`, [`store::repair`] |
+//! | P | [`protocol`] |
+//! | V, W | [`server::connection`], [`server`] |
+//! | K | [`client`], [`client::shell`] |
 //! | D | `driver/play.rs` |
 //!
 //! The chapters in `docs/` explain the rooms.

@@ -363,8 +363,9 @@ impl Store {
     }
 
     /// Figures for `stats`, under their names there. Lengths and positions are in bytes.
-    pub fn figures(&self) -> [(&'static str, u64); 9] {
+    pub fn figures(&self) -> [(&'static str, u64); 12] {
         let Items { log, index, counts } = &self.items;
+        let [compactions, seconds, bytes] = self.compaction.done.each_ref();
         let (generations, log_end) = (log.generations(), log.end());
         let (items, live_bytes) = index.totals(&log.format);
         [
@@ -380,6 +381,9 @@ impl Store {
             ("log_end", log_end),
             ("log_synced", log.synced()),
             ("log_damaged_reads", counts.damaged_reads.load(Relaxed)),
+            ("compactions", compactions.load(Relaxed)),
+            ("compaction_last_seconds", seconds.load(Relaxed)),
+            ("compaction_last_bytes", bytes.load(Relaxed)),
         ]
     }
 

@@ -16,6 +16,7 @@ use memcached_lite::store::record::{HEADER_LEN, Header, Kind};
 use memcached_lite::store::{
     Answer, Error, Options, Session, Settings, Store, SyncMode,
 };
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -170,6 +171,22 @@ fn compaction_keeps_what_is_live_and_nothing_else() {
     assert_eq!(records.len(), before.len() + 1);
     assert_eq!(records.last().unwrap().kind, Kind::Complete);
     assert_eq!(t.store.figure("bytes"), live as u64);
+}
+
+#[test]
+fn the_figures_tell_of_the_last_compaction() {
+    let t = Fixture::new();
+    let figures = || {
+        ["compactions", "compaction_last_seconds", "compaction_last_bytes"]
+            .map(|name| t.store.figure(name))
+    };
+    assert_eq!(figures(), [0, 0, 0]);
+    for count in 1..3 {
+        t.put("k", b"value");
+        let now = Cell::new(NOW);
+        t.store.compact(&|| now.replace(now.get() + count)).unwrap();
+        assert_eq!(figures(), [count, count, t.store.figure("bytes")]);
+    }
 }
 
 #[test]

@@ -6,8 +6,7 @@
 //! | a terminal | shown | by itself | 0, or 3 without a server at the start |
 //! | anything else: a script | not shown | with its line | the worst outcome |
 //!
-//! A command that lacks a key or a value asks for it: the answer is the next line, also
-//! in a script. A value is everything after the one space that ends what stands before it,
+//! A command that lacks a word asks for it: the answer is the next line, also in a script. A value is everything after the one space that ends what stands before it,
 //! or the whole of the line that was asked for.
 //!
 //! - K3: a line that a command asked for is never run as a command, whatever else is
@@ -129,9 +128,6 @@ impl<O: Write, E: Write> Shell<O, E> {
             if matches!(name, b"exit" | b"quit") {
                 break;
             }
-            if name == b"load" {
-                return worst.max(self.load(lines.input));
-            }
             let place = match self.prompt {
                 true => String::new(),
                 false => format!("line {}: ", lines.count),
@@ -148,8 +144,8 @@ impl<O: Write, E: Write> Shell<O, E> {
         if self.prompt { Outcome::Done } else { worst }
     }
 
-    /// Sends the rest of the input as it is.
-    fn load(&mut self, input: impl Read) -> Outcome {
+    /// Sends the input as it is.
+    pub fn load(&mut self, input: impl Read) -> Outcome {
         let reply = self.client().and_then(|client| client.load(input));
         let reply = reply.map(|reply| line(&reply.to_string(), Outcome::Done));
         self.show("", reply.map_err(Stopped::from))
@@ -174,8 +170,8 @@ impl<O: Write, E: Write> Shell<O, E> {
         line
     }
 
-    /// Takes the arguments from the rest of a command's line, and asks for keys and values
-    /// that are missing. K3: that is done before what is there is checked, or the value of
+    /// Takes the arguments from the rest of a command's line, and asks for those that are
+    /// missing. K3: that is done before what is there is checked, or the value of
     /// a rejected command would be left over, as the next command.
     fn complete(
         &mut self,
@@ -195,24 +191,21 @@ impl<O: Write, E: Write> Shell<O, E> {
             };
         }
         let mut args = Vec::new();
-        for what in takes.split(' ') {
+        for what in takes.split_whitespace() {
             // A value's spaces are its own, all but the one that ends the word before it.
             let value = rest.0.strip_prefix(b" ");
-            match (what, if what == "VALUE" { value } else { rest.next() }) {
-                (_, Some(word)) => args.push(word.to_vec()),
-                // Not where a number is missing, too.
-                ("KEY" | "KEY..." | "VALUE", None)
-                    if what == "VALUE"
-                        || takes == "KEY VALUE"
-                        || !takes.contains("KEY ") =>
-                {
+            let given = if what == "VALUE" { value } else { rest.next() };
+            if given.is_none() && what.starts_with('[') {
+                break;
+            }
+            args.push(match given {
+                Some(word) => word.to_vec(),
+                None => {
                     let what = what.trim_end_matches('.').to_lowercase();
                     let answer = self.line(lines, &format!("{what}: "));
-                    args.push(answer.ok_or_else(|| ended(&format!("a {what}")))?);
+                    answer.ok_or_else(|| ended(&format!("a {what}")))?
                 }
-                // Where a number belongs, it is a mistake.
-                _ => break,
-            }
+            });
         }
         if !takes.ends_with("VALUE") {
             args.extend(rest.map(<[u8]>::to_vec));

@@ -33,19 +33,20 @@ pub fn perform(tool: &str, data: &Path, settings: &Settings) -> Result<ExitCode>
         return compact(data, settings);
     }
     let _owner = directory.lock()?;
-    if tool == "repair" {
-        let disk: Arc<dyn Disk> = Arc::new(directory);
-        let repaired = repair(&disk, settings)?.map(|repaired| repaired.to_string());
-        print(repaired.as_deref().unwrap_or("there is nothing to repair"));
-        return Ok(ExitCode::SUCCESS);
+    match tool {
+        "repair" => {
+            let disk: Arc<dyn Disk> = Arc::new(directory);
+            let repaired = repair(&disk, settings)?.map(|report| report.join("\n"));
+            print(repaired.as_deref().unwrap_or("there is nothing to repair"));
+        }
+        "dump" => dump(&directory, settings, BufWriter::new(io::stdout().lock()))?,
+        _ => {
+            let survey = survey(&directory, settings, |_, _| Ok(()))?;
+            print(&survey.to_string());
+            return Ok(ExitCode::from(u8::from(!survey.is_sound())));
+        }
     }
-    if tool == "dump" {
-        dump(&directory, settings, BufWriter::new(io::stdout().lock()))?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    let survey = survey(&directory, settings, |_, _| Ok(()))?;
-    print(&survey.to_string());
-    Ok(ExitCode::from(u8::from(!survey.is_sound())))
+    Ok(ExitCode::SUCCESS)
 }
 
 fn compact(data: &Path, settings: &Settings) -> Result<ExitCode> {

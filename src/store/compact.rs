@@ -41,6 +41,7 @@ use crate::store::walk::{Records, Step};
 use crate::{drop_elsewhere, lock};
 use std::fs::File;
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, OnceLock};
 
 /// Compaction begins when the log is longer than twice its live records and this
@@ -67,6 +68,9 @@ pub(crate) struct Compaction {
     /// What compaction could not read. It does not run again: it would fail at the same
     /// place.
     pub(crate) stopped: OnceLock<Error>,
+    /// For `stats`: how many have ended since the start; how many seconds the last one took,
+    /// and how many bytes were live when it began.
+    pub(crate) done: [AtomicU64; 3],
 }
 
 impl Compaction {
@@ -92,7 +96,8 @@ impl Compaction {
     pub(crate) fn run(&self, items: &Items, clock: &dyn Fn() -> u64) -> Result<()> {
         let mut reserve = lock(&self.running);
         self.stopped.get().cloned().map_or(Ok(()), Err)?;
-        let mut session = Session::at(clock());
+        let begun = clock();
+        let mut session = Session::at(begun);
         // C5
         let is_full = items.log.is_full();
         items.log.hold_back(is_full);
@@ -101,7 +106,7 @@ impl Compaction {
         if is_new {
             *reserve = None;
             // Most of what there is to sync is synced before the rotation's locks are held.
-            items.log.sync(session.now)?;
+            items.log.sync(begun)?;
         }
         let (_, live) = items.index.totals(&items.log.format);
         // Some small records, and what may stand in the tail when the disk is found full.
@@ -132,7 +137,11 @@ impl Compaction {
         // C3
         let complete = Record { kind: Kind::Complete, ..Record::default() };
         items.append(complete)?;
-        items.log.retire(old, clock())?;
+        let (now, [count, seconds, bytes]) = (clock(), &self.done);
+        items.log.retire(old, now)?;
+        count.fetch_add(1, Relaxed);
+        seconds.store(now - begun, Relaxed);
+        bytes.store(live, Relaxed);
         *reserve = None;
         items.log.hold_back(false);
         // The last descriptor of a removed file frees its blocks, which takes the system

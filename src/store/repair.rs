@@ -24,47 +24,20 @@ use crate::store::error::Result;
 use crate::store::log::{Generation, Log, SyncMode, file_name, make_file};
 use crate::store::record::{Draft, HEADER_LEN, Header, Kind, Record};
 use crate::store::recover::continue_rewrite;
-use crate::store::survey::{Settings, Survey, Surveyed, survey};
-use std::fmt;
+use crate::store::survey::{Settings, Surveyed, survey};
 use std::sync::Arc;
 
 /// So many positions lie between the old files and the new one: more than any file has
 /// bytes.
 const APART: u64 = 1 << 40;
 
-/// What a repair has done.
-pub struct Repaired {
-    /// What was wrong.
-    pub survey: Survey,
-    /// The new file.
-    pub name: String,
-    /// The old files: the names they had and the ones they have.
-    pub kept: Vec<(String, String)>,
-}
-
-impl fmt::Display for Repaired {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let Repaired { survey, name, kept } = self;
-        for problem in survey.problems() {
-            writeln!(f, "{problem}")?;
-        }
-        let records = survey.records();
-        writeln!(f, "{name} is new and has the {records} records that can be read")?;
-        for (from, to) in kept {
-            writeln!(f, "{from} is now {to}")?;
-        }
-        let damage = survey.files.iter().flat_map(|file| &file.damage);
-        let lost: u64 = damage.map(|range| range.end - range.start).sum();
-        let caution =
-            "a value whose deletion or overwriting was lost may have come back";
-        write!(f, "{lost} bytes could not be read; {caution}")
-    }
-}
-
 /// Makes one good file of what can be read, if a start would fail on the directory's
-/// files; `None` if it would not. The directory must be ours alone. After an error it
-/// can be called again.
-pub fn repair(disk: &Arc<dyn Disk>, settings: &Settings) -> Result<Option<Repaired>> {
+/// files; `None` if it would not. Returns a line for each thing that was wrong, and for each
+/// that was done. The directory must be ours alone. After an error it can be called again.
+pub fn repair(
+    disk: &Arc<dyn Disk>,
+    settings: &Settings,
+) -> Result<Option<Vec<String>>> {
     continue_rewrite(&**disk)?;
     let found = survey(&**disk, settings, |_, _| Ok(()))?;
     if found.is_sound() {
@@ -86,15 +59,21 @@ pub fn repair(disk: &Arc<dyn Disk>, settings: &Settings) -> Result<Option<Repair
         let _ = disk.remove(&temporary);
     }
     made?;
-    let mut kept = Vec::new();
+    let (mut report, records) = (found.problems(), found.records());
+    report
+        .push(format!("{name} is new and has the {records} records that can be read"));
     for file in files {
         let name = file.generation.name();
         let aside = free_name(&**disk, &format!("{name}.damaged"))?;
         disk.rename(&name, &aside)?;
         disk.sync_dir()?;
-        kept.push((name, aside));
+        report.push(format!("{name} is now {aside}"));
     }
-    Ok(Some(Repaired { survey: found, name, kept }))
+    let damage = files.iter().flat_map(|file| &file.damage);
+    let lost: u64 = damage.map(|range| range.end - range.start).sum();
+    let caution = "a value whose deletion or overwriting was lost may have come back";
+    report.push(format!("{lost} bytes could not be read; {caution}"));
+    Ok(Some(report))
 }
 
 /// Copies all valid records to a new log, whose file has only a temporary name.

@@ -23,8 +23,8 @@
 //! | files that are not one whole log | fails | reported, and damage |
 //!
 //! Without a header, the format is that of another file, or what the command line asks
-//! for. The base is where the file before ends; without one, it is what the first record
-//! states. If that record is damaged as well, the file is given up.
+//! for. The base is what the first record states, or else where the file before ends. If that
+//! is not right either, the file is given up.
 //!
 //! Left out: sectors that the disk will not return. An error of the system ends the
 //! survey; copy the files elsewhere first, with a program that puts zeros in their place.
@@ -322,15 +322,11 @@ pub(crate) fn open_files(
     let format = format.unwrap_or_else(|| settings.over(Format::default()));
     let mut files: Vec<Surveyed> = Vec::new();
     for (mut generation, len, base, bad_header) in opened {
-        generation.base = match (base, files.last()) {
-            (Some(base), _) => base,
-            (None, before) => {
-                let stated = stated_base(disk, &format, &generation, len)?;
-                let end = before.map_or(stated, Surveyed::end);
-                // The file before may end with the record that says that there is this one.
-                let is_after = stated + format.overhead() as u64 == end;
-                if is_after { stated } else { end }
-            }
+        generation.base = match base {
+            Some(base) => base,
+            None => stated_base(disk, &format, &generation, len)?
+                .or(files.last().map(Surveyed::end))
+                .unwrap_or(0),
         };
         let start = generation.base + HEADER_LEN as u64;
         files.push(Surveyed {
@@ -371,20 +367,20 @@ fn header_of(
     }
 }
 
-/// The base that a file's first record states.
+/// The base that a file's first record states, if it can be one.
 fn stated_base(
     disk: &dyn Disk,
     format: &Format,
     generation: &Generation,
     len: u64,
-) -> io::Result<u64> {
+) -> io::Result<Option<u64>> {
     let mut head = vec![0; format.overhead()];
     if len < (HEADER_LEN + head.len()) as u64 {
-        return Ok(0);
+        return Ok(None);
     }
     disk.read(&generation.file, &mut head, HEADER_LEN as u64)?;
     let base = format.stated_synced(&head).checked_sub(HEADER_LEN as u64);
-    Ok(base.filter(|base| *base < MAX_POSITION).unwrap_or(0))
+    Ok(base.filter(|base| *base < MAX_POSITION))
 }
 
 /// Reads one file from its first record to its end; `each` gets a valid record's position,
