@@ -223,26 +223,11 @@ impl Client {
 
     /// Adds to a number, modulo 2^64, and returns the sum; `None` if there is none.
     pub fn incr(&mut self, key: impl AsRef<[u8]>, delta: u64) -> Result<Option<u64>> {
-        self.count(Verb::Incr, key.as_ref(), delta)
-    }
-
-    /// Subtracts from a number, down to 0, and returns the rest; `None` if there is none.
-    pub fn decr(&mut self, key: impl AsRef<[u8]>, delta: u64) -> Result<Option<u64>> {
-        self.count(Verb::Decr, key.as_ref(), delta)
-    }
-
-    fn count(&mut self, verb: Verb, key: &[u8], number: u64) -> Result<Option<u64>> {
+        let (verb, key, number) = (Verb::Incr, key.as_ref(), delta);
         match self.update(Update { verb, key, number, ..Update::default() })? {
             Answer::Number(number) => Ok(Some(number)),
             _ => Ok(None),
         }
-    }
-
-    /// Gives an item a new exptime; false if there is none.
-    pub fn touch(&mut self, key: impl AsRef<[u8]>, exptime: i64) -> Result<bool> {
-        let (verb, key) = (Verb::Touch, key.as_ref());
-        let update = Update { verb, key, exptime, ..Update::default() };
-        Ok(self.update(update)? == Answer::Touched)
     }
 
     /// Changes an item, and returns what became of it.

@@ -42,8 +42,7 @@ pub trait Poller: Send {
     fn remove(&mut self, fd: BorrowedFd) -> Result<()>;
     /// Waits until something is ready, at most `timeout`, and replaces the content of
     /// `ready` by its tokens: none after the timeout, or when a signal came.
-    fn wait(&mut self, ready: &mut Vec<usize>, timeout: Option<Duration>)
-    -> Result<()>;
+    fn wait(&mut self, ready: &mut Vec<usize>, timeout: Duration) -> Result<()>;
     /// The time by which timeouts are measured.
     fn now(&self) -> Instant {
         Instant::now()
@@ -63,10 +62,8 @@ pub fn poller() -> Result<Box<dyn Poller>> {
 }
 
 /// In milliseconds, rounded up so that a deadline has passed when the wait is over.
-fn milliseconds(timeout: Option<Duration>) -> c_int {
-    timeout.map_or(-1, |timeout| {
-        c_int::try_from(timeout.as_micros().div_ceil(1000)).unwrap_or(c_int::MAX)
-    })
+fn milliseconds(timeout: Duration) -> c_int {
+    timeout.as_micros().div_ceil(1000).try_into().unwrap_or(c_int::MAX)
 }
 
 fn check(result: c_int) -> Result<c_int> {
@@ -111,12 +108,7 @@ mod epoll {
     unsafe extern "C" {
         fn epoll_create1(flags: c_int) -> c_int;
         fn epoll_ctl(epfd: c_int, op: c_int, fd: c_int, event: *mut Event) -> c_int;
-        fn epoll_wait(
-            epfd: c_int,
-            events: *mut Event,
-            max: c_int,
-            timeout: c_int,
-        ) -> c_int;
+        fn epoll_wait(epfd: c_int, events: *mut Event, max: c_int, ms: c_int) -> c_int;
     }
 
     /// The set is kept by the kernel.
@@ -161,11 +153,7 @@ mod epoll {
             self.control(EPOLL_CTL_DEL, fd, 0, Interest::Read)
         }
 
-        fn wait(
-            &mut self,
-            ready: &mut Vec<usize>,
-            timeout: Option<Duration>,
-        ) -> Result<()> {
+        fn wait(&mut self, ready: &mut Vec<usize>, timeout: Duration) -> Result<()> {
             let (events, max) = (self.events.as_mut_ptr(), BATCH as c_int);
             // SAFETY: `events` has room for BATCH events, of which the kernel fills as
             // many as it returns.
@@ -220,11 +208,7 @@ impl Poller for Poll {
         Ok(())
     }
 
-    fn wait(
-        &mut self,
-        ready: &mut Vec<usize>,
-        timeout: Option<Duration>,
-    ) -> Result<()> {
+    fn wait(&mut self, ready: &mut Vec<usize>, timeout: Duration) -> Result<()> {
         ready.clear();
         let count = self.fds.len() as PollCount;
         // SAFETY: `fds` has as many elements as is said.
@@ -241,10 +225,7 @@ impl Poller for Poll {
     }
 }
 
-#[cfg(target_os = "linux")]
-const RLIMIT_NOFILE: c_int = 7;
-#[cfg(not(target_os = "linux"))]
-const RLIMIT_NOFILE: c_int = 8;
+const RLIMIT_NOFILE: c_int = if cfg!(target_os = "linux") { 7 } else { 8 };
 
 #[repr(C)]
 struct Limit {
@@ -317,9 +298,7 @@ pub fn raise_descriptor_limit(wanted: u64) -> std::result::Result<(), u64> {
     if unsafe { getrlimit(RLIMIT_NOFILE, &mut limit) } != 0 {
         return Err(0);
     }
-    if limit.current >= wanted {
-        return Ok(());
-    }
+    let wanted = wanted.max(limit.current);
     let raised = Limit { current: wanted, max: limit.max.max(wanted) };
     // SAFETY: the call only reads the struct.
     if unsafe { setrlimit(RLIMIT_NOFILE, &raised) } == 0 {
@@ -444,31 +423,31 @@ mod tests {
         let (other, _other_end) = UnixStream::pair().unwrap();
         poller.add(near.as_fd(), 7, Interest::Read).unwrap();
         poller.add(other.as_fd(), 8, Interest::Read).unwrap();
-        poller.wait(&mut ready, Some(Duration::ZERO)).unwrap();
+        poller.wait(&mut ready, Duration::ZERO).unwrap();
         assert_eq!(ready, []);
 
         far.write_all(b"x").unwrap();
         for _ in 0..2 {
             // Level-triggered: unread, it is reported again.
-            poller.wait(&mut ready, None).unwrap();
+            poller.wait(&mut ready, Duration::MAX).unwrap();
             assert_eq!(ready, [7]);
         }
         near.read_exact(&mut [0]).unwrap();
-        poller.wait(&mut ready, Some(Duration::ZERO)).unwrap();
+        poller.wait(&mut ready, Duration::ZERO).unwrap();
         assert_eq!(ready, []);
 
         poller.remove(near.as_fd()).unwrap();
         poller.add(near.as_fd(), 9, Interest::Write).unwrap();
-        poller.wait(&mut ready, None).unwrap();
+        poller.wait(&mut ready, Duration::MAX).unwrap();
         assert_eq!(ready, [9]);
 
         poller.remove(near.as_fd()).unwrap();
-        poller.wait(&mut ready, Some(Duration::ZERO)).unwrap();
+        poller.wait(&mut ready, Duration::ZERO).unwrap();
         assert_eq!(ready, []);
 
         poller.add(near.as_fd(), 3, Interest::Read).unwrap();
         drop(far);
-        poller.wait(&mut ready, None).unwrap();
+        poller.wait(&mut ready, Duration::MAX).unwrap();
         assert_eq!(ready, [3], "a hang-up is readable");
     }
 
@@ -485,11 +464,10 @@ mod tests {
 
     #[test]
     fn a_timeout_is_rounded_up() {
-        assert_eq!(milliseconds(None), -1);
-        assert_eq!(milliseconds(Some(Duration::ZERO)), 0);
-        assert_eq!(milliseconds(Some(Duration::from_micros(1))), 1);
-        assert_eq!(milliseconds(Some(Duration::from_micros(1000))), 1);
-        assert_eq!(milliseconds(Some(Duration::MAX)), c_int::MAX);
+        assert_eq!(milliseconds(Duration::ZERO), 0);
+        assert_eq!(milliseconds(Duration::from_micros(1)), 1);
+        assert_eq!(milliseconds(Duration::from_micros(1000)), 1);
+        assert_eq!(milliseconds(Duration::MAX), c_int::MAX);
     }
 
     #[test]

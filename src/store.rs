@@ -40,6 +40,7 @@ pub use crate::store::log::SyncMode;
 pub use crate::store::record::Record;
 pub use crate::store::survey::Settings;
 
+use crate::lock;
 use crate::store::compact::Compaction;
 use crate::store::disk::{Directory, Disk, OwnerLock};
 use crate::store::items::{Change, Counts, Items};
@@ -365,7 +366,7 @@ impl Store {
     /// Figures for `stats`, under their names there. Lengths and positions are in bytes.
     pub fn figures(&self) -> [(&'static str, u64); 12] {
         let Items { log, index, counts } = &self.items;
-        let [compactions, seconds, bytes] = self.compaction.done.each_ref();
+        let [compactions, seconds, bytes] = *lock(&self.compaction.done);
         let (generations, log_end) = (log.generations(), log.end());
         let (items, live_bytes) = index.totals(&log.format);
         [
@@ -381,9 +382,9 @@ impl Store {
             ("log_end", log_end),
             ("log_synced", log.synced()),
             ("log_damaged_reads", counts.damaged_reads.load(Relaxed)),
-            ("compactions", compactions.load(Relaxed)),
-            ("compaction_last_seconds", seconds.load(Relaxed)),
-            ("compaction_last_bytes", bytes.load(Relaxed)),
+            ("compactions", compactions),
+            ("compaction_last_seconds", seconds),
+            ("compaction_last_bytes", bytes),
         ]
     }
 

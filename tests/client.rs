@@ -171,12 +171,16 @@ fn delete_and_flush_all_remove() {
 #[test]
 fn incr_and_decr_count() {
     let (_server, mut client) = start();
+    let decr = |client: &mut Client, number| {
+        let (verb, key) = (Verb::Decr, b"n");
+        done(client, Update { verb, key, number, ..Update::default() })
+    };
     assert_eq!(client.incr("n", 1).expect("incr"), None);
-    assert_eq!(client.decr("n", 1).expect("decr"), None);
+    assert_eq!(decr(&mut client, 1), Answer::NotFound);
     client.set("n", "9", 0, 0).expect("set");
     assert_eq!(client.incr("n", 1).expect("incr"), Some(10));
-    assert_eq!(client.decr("n", 3).expect("decr"), Some(7));
-    assert_eq!(client.decr("n", 100).expect("decr"), Some(0));
+    assert_eq!(decr(&mut client, 3), Answer::Number(7));
+    assert_eq!(decr(&mut client, 100), Answer::Number(0));
     client.set("n", u64::MAX.to_string(), 0, 0).expect("set");
     assert_eq!(client.incr("n", 0).expect("incr"), Some(u64::MAX));
     assert_eq!(client.incr("n", 2).expect("incr"), Some(1));
@@ -214,13 +218,14 @@ fn every_command_that_has_an_exptime_sends_it() {
     assert_eq!(client.get("k").expect("get"), None);
 
     client.set("k", "x", 3, 0).expect("set");
-    assert!(client.touch("k", 1000).expect("touch"));
+    let touch = Update { exptime: 1000, ..update(Verb::Touch, "") };
+    assert_eq!(done(client, touch), Answer::Touched);
     let items = client.retrieve(&["k"], false, Some(-1)).expect("gat");
     let [item] = &items[..] else { panic!("{items:?}") };
     assert_eq!((item.flags, item.unique, &item.value[..]), (3, None, &b"x"[..]));
     assert_eq!(client.retrieve(&["k"], false, Some(0)).expect("gat"), []);
     assert_eq!(client.retrieve(&["k"], true, Some(0)).expect("gats"), []);
-    assert!(!client.touch("k", 0).expect("touch"));
+    assert_eq!(done(client, touch), Answer::NotFound);
 }
 
 #[test]
@@ -290,8 +295,6 @@ fn what_can_not_be_sent_is_rejected_before_anything_is_sent() {
             client.set(key, "x", 0, 0).err(),
             client.delete(key).err(),
             client.incr(key, 1).err(),
-            client.decr(key, 1).err(),
-            client.touch(key, 0).err(),
         ]);
         for error in errors {
             match error {
@@ -477,7 +480,8 @@ fn the_answer_to_something_else_is_unexpected() {
     check("incr", answered(b"STORED\r\n").incr("k", 1).err());
     check("delete", answered(b"NOT_STORED\r\n").delete("k").err());
     check("delete", answered(b"STORED\r\n").delete("k").err());
-    check("touch", answered(b"DELETED\r\n").touch("k", 0).err());
+    let touch = update(Verb::Touch, "");
+    check("touch", answered(b"DELETED\r\n").update(touch).err());
     check("stats", answered(b"OK\r\n").stats(Topic::General).err());
     // For an update of any verb, what is not an answer to one.
     for line in ["OK\r\n", "END\r\n", "RESET\r\n", "VERSION 1\r\n"] {

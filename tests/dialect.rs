@@ -686,7 +686,6 @@ fn the_client_continues_after_a_request_that_was_not_sent_or_not_served() {
             client.set("k", "x", 0, 1).err(),
             client.delete("k").err(),
             client.incr("k", 1).err(),
-            client.touch("k", 0).err(),
             client.ask(&Request::FlushAll(1)).err(),
             client.stats(Topic::General).err(),
             client.ask(&Request::Version).err(),

@@ -66,11 +66,12 @@ fn check_writes_fail(client: &mut Client, reason: &str) {
     let key = key(0);
     let (verb, name) = (Verb::Append, key.as_bytes());
     let append = Update { verb, key: name, value: b"x", ..Update::default() };
+    let touch = Update { verb: Verb::Touch, value: b"", exptime: 100, ..append };
     for error in [
         why(client.set("new", "x", 0, 0)),
         why(client.update(append)),
         why(client.delete(&key)),
-        why(client.touch(&key, 100)),
+        why(client.update(touch)),
         why(client.ask(&Request::FlushAll(0))),
     ] {
         assert!(error.contains(reason), "{error}");

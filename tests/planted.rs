@@ -42,10 +42,8 @@ const FAULTS: [Fault; 7] = [
         what: "a copy overtakes a delete",
         test: "simulate",
         file: "src/store/items.rs",
-        line: "let Some(entry) = found.filter(|entry| entry.position == position) else {",
-        instead:
-            "let copied = Entry::new(position, record.value.len(), record.exptime);
-        let Some(entry) = found.or(Some(copied)) else {",
+        line: "if entry.is_none_or(|entry| entry.position != position) {",
+        instead: "if entry.is_some_and(|entry| entry.position != position) {",
     },
     Fault {
         what: "a parked reply misses its wake-up: a commit wakes one worker alone",

@@ -997,7 +997,7 @@ fn a_reset_counts_stores_and_expired_items_anew() {
     assert_eq!(stored, "STORED\r\nSTORED\r\n");
     context.session.now = NOW + 1;
     assert_eq!(replies(&mut context, "get a a\r\n"), "END\r\n");
-    assert_eq!(stat(&mut context, "get_expired"), 2);
+    assert_eq!(stat(&mut context, "get_expired"), 1);
     assert_eq!(stat(&mut context, "total_items"), 2);
     assert_eq!(replies(&mut context, "stats reset\r\n"), "RESET\r\n");
     assert_eq!(stat(&mut context, "get_expired"), 0);

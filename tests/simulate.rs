@@ -137,17 +137,13 @@ impl Poller for Chosen {
         self.0.remove(fd)
     }
 
-    fn wait(
-        &mut self,
-        ready: &mut Vec<usize>,
-        timeout: Option<Duration>,
-    ) -> io::Result<()> {
+    fn wait(&mut self, ready: &mut Vec<usize>, timeout: Duration) -> io::Result<()> {
         let (world, life) = played().expect("a server runs");
-        if timeout == Some(Duration::ZERO) {
+        if timeout == Duration::ZERO {
             // A worker that would commit by itself looks whether anybody else is ready.
             life.others_take_turns(&world, 3);
         }
-        self.0.wait(ready, Some(Duration::ZERO))?;
+        self.0.wait(ready, Duration::ZERO)?;
         let mut chosen = Vec::new();
         let most = if life.is_draining.get() { ready.len() } else { world.below(9) };
         while chosen.len() < most && !ready.is_empty() {

@@ -20,6 +20,7 @@ use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::thread;
+use std::time::Duration;
 
 /// Connections that may wait in the kernel to be accepted.
 const QUEUE: i32 = 1024;
@@ -96,7 +97,7 @@ fn work(listener: &TcpListener, shape: &Shape) -> io::Result<()> {
     let mut connections: HashMap<usize, Connection> = HashMap::new();
     let (mut ready, mut buffer, mut accepted) = (Vec::new(), vec![0; READ_LIMIT], 0);
     loop {
-        poller.wait(&mut ready, None)?;
+        poller.wait(&mut ready, Duration::MAX)?;
         for token in &ready {
             if let Some(connection) = connections.get_mut(token) {
                 if !connection.answer(shape, &mut buffer).unwrap_or(false) {

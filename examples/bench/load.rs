@@ -164,7 +164,7 @@ impl Generator<'_> {
         let mut busy = self.connections.len();
         let mut ready = Vec::new();
         while busy > 0 {
-            self.poller.wait(&mut ready, Some(TIMEOUT))?;
+            self.poller.wait(&mut ready, TIMEOUT)?;
             if ready.is_empty() {
                 return Err("no reply in time".into());
             }

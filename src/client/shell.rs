@@ -27,7 +27,7 @@ use crate::protocol::words::{Words, printable, shown, signed, unsigned};
 use crate::protocol::{Request, Topic, verb_named};
 use crate::store::{Answer, Update};
 use std::fmt;
-use std::io::{BufRead, Read, Write};
+use std::io::{self, BufRead, Read, Write};
 use std::time::Instant;
 
 /// How a command ended, from the harmless to the worst; the exit code.
@@ -110,7 +110,7 @@ impl<O: Write, E: Write> Shell<O, E> {
     /// Runs each line of `input` as a command, but for those that are asked for.
     /// Connects before the first.
     pub fn run_lines(&mut self, input: impl BufRead) -> Outcome {
-        let mut lines = Lines { input, count: 0 };
+        let mut lines = Lines { input: input.split(b'\n'), count: 0 };
         let mut worst = Outcome::Done;
         if let Err(error) = self.client() {
             self.report(format_args!("{error}"));
@@ -366,19 +366,16 @@ impl<O: Write, E: Write> Shell<O, E> {
 
 /// The lines of standard input, counted.
 struct Lines<R> {
-    input: R,
+    input: io::Split<R>,
     count: usize,
 }
 
 impl<R: BufRead> Lines<R> {
     /// The next one, without its end. An input that fails has ended, too.
     fn next(&mut self) -> Option<Vec<u8>> {
-        let mut line = Vec::new();
-        self.input.read_until(b'\n', &mut line).ok().filter(|&read| read > 0)?;
+        let mut line = self.input.next()?.ok()?;
+        line.pop_if(|last| *last == b'\r');
         self.count += 1;
-        let text = line.strip_suffix(b"\n").unwrap_or(&line);
-        let length = text.strip_suffix(b"\r").unwrap_or(text).len();
-        line.truncate(length);
         Some(line)
     }
 }

@@ -195,10 +195,10 @@ impl<'a> Stage<'a> {
         }
         self.actors.insert(name.into(), Actor::connect(name, &self.address)?);
         self.clients += 1;
-        match is_queued {
-            true => Ok(()),
-            false => self.prints("server", "Connected by ").map(drop),
+        if is_queued {
+            return Ok(());
         }
+        self.prints("server", "Connected by ").map(drop)
     }
 
     /// Ends a process as `kill -9` does.

@@ -129,6 +129,7 @@ impl Listener {
         if let Some(stop) = &stop {
             poller.add(stop.as_fd(), 1, Interest::Read)?;
         }
+        let limit = if idle_exit.is_zero() { Duration::MAX } else { idle_exit };
         let (mut ready, mut worker) = (Vec::new(), 0);
         loop {
             // Each time: the next connection may always be there already.
@@ -145,12 +146,11 @@ impl Listener {
                     worker = (worker + 1) % threads;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    let idle = shared.idle_time();
-                    let left = idle_exit.checked_sub(idle.unwrap_or_default());
-                    if !idle_exit.is_zero() && left.is_none_or(|left| left.is_zero()) {
+                    let idle = shared.idle_time().unwrap_or_default();
+                    if idle >= limit {
                         return Ok(None);
                     }
-                    poller.wait(&mut ready, left.filter(|_| !idle_exit.is_zero()))?;
+                    poller.wait(&mut ready, limit - idle)?;
                 }
                 // This connection was gone before it was ours.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}

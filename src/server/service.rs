@@ -215,10 +215,8 @@ impl Shared {
         for (name, figure) in self.store.figures() {
             stat(name, &figure);
         }
-        match self.store.compaction_stopped() {
-            Some(why) => stat("compaction_stopped", why),
-            None => stat("compaction_stopped", &"no"),
-        }
+        let stopped = self.store.compaction_stopped().map(ToString::to_string);
+        stat("compaction_stopped", &stopped.as_deref().unwrap_or("no"));
     }
 
     /// `stats settings`: how the server was started.

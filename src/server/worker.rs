@@ -108,7 +108,7 @@ impl Worker {
             let has_turns = !self.turns.is_empty();
             let check = self.next_check.saturating_duration_since(now);
             let timeout = if has_turns { Duration::ZERO } else { check };
-            self.poller.wait(&mut self.ready, Some(timeout))?;
+            self.poller.wait(&mut self.ready, timeout)?;
             now = self.poller.now();
         }
         self.tick(now)?;
@@ -204,7 +204,7 @@ impl Worker {
         if store.sync_mode() == SyncMode::Always {
             let is_alone = self.turns.is_empty() && self.parked.is_empty();
             if is_alone {
-                self.poller.wait(&mut self.ready, Some(Duration::ZERO))?;
+                self.poller.wait(&mut self.ready, Duration::ZERO)?;
             }
             if !is_alone || !self.ready.is_empty() {
                 return Ok((Ok(()), Some(self.shared.syncer.request(position))));

@@ -41,7 +41,6 @@ use crate::store::walk::{Records, Step};
 use crate::{drop_elsewhere, lock};
 use std::fs::File;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, OnceLock};
 
 /// Compaction begins when the log is longer than twice its live records and this
@@ -70,7 +69,7 @@ pub(crate) struct Compaction {
     pub(crate) stopped: OnceLock<Error>,
     /// For `stats`: how many have ended since the start; how many seconds the last one took,
     /// and how many bytes were live when it began.
-    pub(crate) done: [AtomicU64; 3],
+    pub(crate) done: Mutex<[u64; 3]>,
 }
 
 impl Compaction {
@@ -137,11 +136,10 @@ impl Compaction {
         // C3
         let complete = Record { kind: Kind::Complete, ..Record::default() };
         items.append(complete)?;
-        let (now, [count, seconds, bytes]) = (clock(), &self.done);
+        let now = clock();
         items.log.retire(old, now)?;
-        count.fetch_add(1, Relaxed);
-        seconds.store(now - begun, Relaxed);
-        bytes.store(live, Relaxed);
+        let mut done = lock(&self.done);
+        *done = [done[0] + 1, now - begun, live];
         *reserve = None;
         items.log.hold_back(false);
         // The last descriptor of a removed file frees its blocks, which takes the system

@@ -158,7 +158,7 @@ pub fn is_silent(stream: impl AsFd) -> bool {
 pub fn is_silent_for(stream: impl AsFd, time: Duration) -> bool {
     let (mut poll, mut ready) = (os::Poll::default(), Vec::new());
     poll.add(stream.as_fd(), 0, Interest::Read).expect("a new poll");
-    poll.wait(&mut ready, Some(time)).expect("poll");
+    poll.wait(&mut ready, time).expect("poll");
     ready.is_empty()
 }
 
