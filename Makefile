@@ -2,7 +2,7 @@
 
 .PHONY: help build test check run demo designs build-bench bench bench-against bench-redis \
   bench-crowd bench-growth docs clean test-against backup-copies cluster test-idle test-disks \
-  faults simulate planted torture fuzz interop
+  faults simulate planted torture fuzz interop steps step bench-steps
 
 needs-addr = @test -n "$(ADDR)" || \
   { echo "give the server's address: make $@ ADDR=127.0.0.1:11212" >&2; exit 2; }
@@ -94,6 +94,20 @@ interop: ## have pymemcache, a client in Python, try the server
 	    $(VENV)/bin/pip install --quiet pymemcache==$(PYMEMCACHE); }
 	$(VENV)/bin/python examples/pymemcache_client.py \
 	  $(or $(CARGO_TARGET_DIR),target)/release/server
+
+steps: ## play the table of docs/steps.md, and count what no scenario shows
+	cargo build --examples
+	cargo test --test steps -- --nocapture --test-threads 1
+
+step: ## what step N=2 changes in the one before it; then run it, on PORT=11211
+	@test -f examples/steps/$(N)-*.rs || \
+	  { echo "make step N=1 to N=5; the sixth is src, see docs/steps.md" >&2; exit 2; }
+	@diff -uN examples/steps/$$(($(N) - 1))-*.rs examples/steps/$(N)-*.rs || true
+	cargo run --example step$(N) -- --port $(or $(PORT),11211) --data target/step$(N)
+
+bench-steps: build-bench ## the steps beside the server in src: two minutes
+	cargo build --release --examples
+	cargo test --release --test steps -- --ignored --nocapture
 
 designs: ## measure six ways to store; DRAW=docs/designs.svg draws them, too
 	cargo run --release --example designs -- $(or $(DRAW),target/designs.svg)

@@ -35,7 +35,8 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 /// The pages that are chapters, beside README.md and docs/README.md.
-const CHAPTERS: [&str; 13] = [
+const CHAPTERS: [&str; 14] = [
+    "docs/steps.md",
     "docs/protocol.md",
     "docs/dialects.md",
     "docs/file.md",
