@@ -104,17 +104,17 @@ impl Server {
         let mut buffer = vec![0; 64 << 10];
         let mut last_seen = Instant::now();
         loop {
-            let mut timeout = None;
+            let mut timeout = Duration::MAX;
             if !self.connections.is_empty() {
                 last_seen = Instant::now();
             } else if let Some(limit) = idle_exit {
-                timeout = Some(limit.saturating_sub(last_seen.elapsed()));
-                if timeout == Some(Duration::ZERO) {
+                timeout = limit.saturating_sub(last_seen.elapsed());
+                if timeout.is_zero() {
                     return Ok(());
                 }
             }
             if !turns.is_empty() {
-                timeout = Some(Duration::ZERO);
+                timeout = Duration::ZERO;
             }
             self.poller.wait(&mut ready, timeout)?;
             ready.append(&mut turns);
