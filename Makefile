@@ -1,8 +1,8 @@
 # `make` lists the targets. Everything here is a thin shell around cargo.
 
 .PHONY: help build test check run demo designs build-bench bench bench-against bench-redis \
-  bench-crowd bench-growth docs clean test-against backup-copies cluster test-idle test-disks \
-  faults simulate planted torture fuzz interop steps step bench-steps
+  bench-peers bench-crowd bench-growth docs clean test-against backup-copies cluster test-idle \
+  test-disks faults simulate planted torture fuzz interop steps step bench-steps
 
 needs-addr = @test -n "$(ADDR)" || \
   { echo "give the server's address: make $@ ADDR=127.0.0.1:11212" >&2; exit 2; }
@@ -62,7 +62,7 @@ fuzz: ## noise over the wire in each dialect, for SECONDS=n (60), from SEED=n (1
 # The benchmark starts the server that cargo has built beside it.
 BENCH = $(or $(CARGO_TARGET_DIR),target)/release/examples/bench
 build-bench:
-	cargo build --release --bin server --example bench
+	cargo build --release --bin server --example bench --example growth
 
 bench: build-bench ## measure, with 50 to 400 connections: about a minute
 	$(BENCH)
@@ -71,9 +71,13 @@ bench-against: build-bench ## the same beside ADDR=host:port, which is flushed: 
 	$(needs-addr)
 	$(BENCH) --against $(ADDR)
 
-bench-redis: build-bench ## durable sets beside the Redis at ADDR=host:port, which is flushed
+bench-redis: build-bench ## beside the Redis at ADDR=host:port, which is flushed: SYNC=always
 	$(needs-addr)
-	$(BENCH) --conns 50,400 --set 1 --seconds 1 --redis $(ADDR) -- --sync always
+	for set in 1 0; do for pipeline in 1 16; do $(BENCH) --conns 50 --set $$set --seconds 1 \
+	  --pipeline $$pipeline --redis $(ADDR) -- --sync $(or $(SYNC),always) || exit 1; done; done
+
+bench-peers: build-bench ## what must be reached beside memcached and Redis: PAIRS=10, 8 minutes
+	$(BENCH) --peers --seconds 1 --pairs $(or $(PAIRS),10)
 
 bench-crowd: build-bench ## amid 500 slow senders and 500 that do not read: half a minute
 	$(BENCH) --conns 50 --set 0.5 --seconds 2 --slow-clients 500 --pairs 5

@@ -2,7 +2,7 @@
 //! it is compacted.
 //!
 //! `cargo run --release --example growth -- [KEYS]`: with so many keys memory and start
-//! alone, otherwise everything, with a million.
+//! alone, with `upkeep` disk and compaction alone, otherwise everything, with a million.
 //!
 //! | figure | is |
 //! |---|---|
@@ -25,10 +25,10 @@ mod target;
 use items::Items;
 use memcached_lite::client::{Client, Options};
 use memcached_lite::protocol::Topic;
-use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::Write;
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use std::{env, fs, thread};
@@ -44,15 +44,19 @@ const STARTS: usize = 5;
 const MIB: f64 = 1_048_576.0;
 
 fn main() -> Result {
-    let keys = env::args().nth(1).map(|text| {
-        let keys = text.parse().ok().filter(|keys| (1..=10_000_000).contains(keys));
-        keys.ok_or("KEYS is a number from 1 to 10000000")
-    });
     let directory = Directory::new()?;
+    let argument = env::args().nth(1);
+    let is_upkeep = argument.as_deref() == Some("upkeep");
+    let keys = argument.filter(|_| !is_upkeep).map(|text| {
+        let keys = text.parse().ok().filter(|keys| (1..=10_000_000).contains(keys));
+        keys.ok_or("KEYS is `upkeep` or a number from 1 to 10000000")
+    });
     if let Some(keys) = keys {
         return memory_and_start(&directory.0, keys?);
     }
-    memory_and_start(&directory.0, 1_000_000)?;
+    if !is_upkeep {
+        memory_and_start(&directory.0, 1_000_000)?;
+    }
     disk(&directory.0)?;
     compaction(&directory.0)
 }
@@ -126,7 +130,6 @@ fn memory_and_start(directory: &Path, keys: usize) -> Result {
 /// A Redis with an append-only file.
 struct Redis {
     directory: PathBuf,
-    address: SocketAddr,
 }
 
 impl Redis {
@@ -135,55 +138,27 @@ impl Redis {
         if Command::new("redis-server").arg("--version").output().is_err() {
             return Ok(None);
         }
-        let directory = directory.join("redis");
-        fs::create_dir(&directory)?;
-        let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-        let redis = Redis { directory, address };
-        let process = redis.start()?;
+        let redis = Redis { directory: directory.join("redis") };
+        let (process, address) = target::redis(&redis.directory)?;
         let keys = 0..items.count;
-        store(address, &items.for_redis(), keys)?;
-        redis.shut_down(process)?;
+        store(address, &items.for_redis("every-second"), keys)?;
+        shut_down(process, address)?;
         Ok(Some(redis))
-    }
-
-    /// Starts it and waits until it has loaded its file.
-    fn start(&self) -> Result<Process> {
-        let port = self.address.port().to_string();
-        let child = Command::new("redis-server")
-            .args(["--port", &port, "--bind", "127.0.0.1", "--save", ""])
-            .args(["--appendonly", "yes", "--dir"])
-            .arg(&self.directory)
-            .stdout(Stdio::null())
-            .spawn()?;
-        let process = Process(child);
-        let deadline = Instant::now() + Duration::from_secs(300);
-        while Instant::now() < deadline {
-            if let Ok(mut stream) = TcpStream::connect(self.address) {
-                let mut answer = String::new();
-                stream.write_all(b"PING\r\n")?;
-                BufReader::new(&stream).read_line(&mut answer)?;
-                if answer == "+PONG\r\n" {
-                    return Ok(process);
-                }
-            }
-            thread::sleep(Duration::from_millis(1));
-        }
-        Err("Redis does not start".into())
-    }
-
-    fn shut_down(&self, mut process: Process) -> Result {
-        TcpStream::connect(self.address)?.write_all(b"SHUTDOWN\r\n")?;
-        process.0.wait()?;
-        Ok(())
     }
 
     fn load(&self) -> Result<Duration> {
         let begun = Instant::now();
-        let process = self.start()?;
+        let (process, address) = target::redis(&self.directory)?;
         let took = begun.elapsed();
-        self.shut_down(process)?;
+        shut_down(process, address)?;
         Ok(took)
     }
+}
+
+fn shut_down(mut process: Process, address: SocketAddr) -> Result {
+    TcpStream::connect(address)?.write_all(b"SHUTDOWN\r\n")?;
+    process.0.wait()?;
+    Ok(())
 }
 
 /// Length of the data files, in MiB.
@@ -247,10 +222,11 @@ fn compaction(directory: &Path) -> Result {
         figures.sort_by(f64::total_cmp);
         figures[ROUNDS / 2]
     });
+    let scatter = (ratios[ROUNDS - 1 - ROUNDS / 4] - ratios[ROUNDS / 4]) / ratio * 50.0;
     let copied = (KEYS * VALUE) >> 20;
     println!(
         "compaction  p99 of a get {busy:.0} us while {copied} MiB are copied, \
-         {quiet:.0} us without, median ratio {ratio:.2}"
+         {quiet:.0} us without, median ratio {ratio:.2} +- {scatter:.1} %"
     );
     Ok(())
 }

@@ -16,6 +16,9 @@ mod items;
 #[path = "../examples/bench/target.rs"]
 #[allow(dead_code)]
 mod target;
+#[path = "../examples/bench/zipf.rs"]
+#[allow(dead_code)]
+mod zipf;
 
 use assert_cmd::Command;
 use common::{Server, TempDir, example};
@@ -29,9 +32,9 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-const COLUMNS: [&str; 12] = [
+const COLUMNS: [&str; 13] = [
     "server", "mode", "conns", "ops/s", "p50", "p99", "p99.9", "max", "cpu", "user",
-    "gen", "MiB",
+    "gen", "MiB", "+-%",
 ];
 
 /// What a benchmark has left behind.
@@ -138,6 +141,7 @@ fn a_short_benchmark_prints_a_row_for_each_mode_and_draws_charts() {
     for chart in &charts {
         let svg = fs::read_to_string(chart).expect("a chart");
         assert!(svg.starts_with("<svg xmlns=\"http://www.w3.org/2000/svg\" "), "{svg}");
+        assert!(svg.contains("@media(prefers-color-scheme:dark)"), "{svg}");
         let texts = texts(&svg);
         for mode in ["set", "get", "mixed"] {
             let text = format!("memcached-lite, {mode}");
@@ -163,7 +167,8 @@ fn the_table_states_what_it_depends_on() {
         ("", "--sync every-second, 2 threads. 5 keys of 10 bytes, values of 50."),
         ("-- --sync always --threads 3", "--sync always, 3 threads. "),
         ("--noreply 0.5 --pipeline 4 --seed 9", "Sets with noreply: 0.5. "),
-        ("--pipeline 4", "Requests to a batch: 4. 0.01 s a run, medians of 1. Seed 1."),
+        ("--pipeline 4", "Requests to a batch: 4. 0.01 s a run, medians of 1, "),
+        ("--pairs 2", " 0.01 s a run, medians of 2, +-% of ops/s. Seed 1."),
     ] {
         let run = bench(&format!("--seconds 0.01 --conns 2 --set 1 --keys 5 {args}"));
         run.is_good();
@@ -184,19 +189,111 @@ fn servers_and_an_echo_are_compared_under_every_load() {
     let other = Server::start(&[]);
     let run = bench(&format!(
         "--seconds 0.05 --pairs 2 --conns 1,3 --set 0.5 --noreply 0.5 --pipeline 4 \
-         --keys 50 --echo --against {} -- --sync always",
+         --keys 50 --echo --append --against {} -- --sync always",
         other.addr
     ));
-    let servers = ["memcached-lite", "memcached", "echo", "/memcached", "/echo"];
+    let servers = ["memcached-lite", "memcached", "echo", "append"];
+    let ratios = ["/memcached", "/echo", "/append"];
+    let servers: Vec<&str> = servers.into_iter().chain(ratios).collect();
     let expected =
-        [1, 3].map(|conns| servers.map(|name| format!("{name} mixed {conns}")));
-    assert_eq!(run.names(), expected.concat());
+        [1, 3].map(|conns| servers.iter().map(move |it| format!("{it} mixed {conns}")));
+    assert_eq!(run.names(), expected.into_iter().flatten().collect::<Vec<_>>());
     for chart in run.charts() {
         let texts = texts(&fs::read_to_string(chart).expect("a chart"));
         for text in ["memcached-lite, mixed", "memcached, mixed", "echo, mixed"] {
             assert!(texts.contains(text), "{text}: {texts:?}");
         }
     }
+}
+
+#[test]
+fn the_scatter_takes_a_few_pairs() {
+    for (pairs, is_known) in [(2, false), (4, true)] {
+        let run = bench(&format!("--seconds 0.02 --conns 2 --set 1 --pairs {pairs}"));
+        assert_eq!(run.rows()[0][12] != "-", is_known, "{}", run.stdout);
+    }
+}
+
+#[test]
+fn every_run_is_a_line_of_the_csv() {
+    let directory = TempDir::new();
+    let file = directory.path().join("figures.csv");
+    let args = "--seconds 0.02 --conns 1,2 --set 1 --pairs 3 --echo --csv";
+    bench(&format!("{args} {}", file.display())).is_good();
+    let csv = fs::read_to_string(&file).expect("a file");
+    let mut rows = csv.lines().map(|line| line.split(',').collect::<Vec<_>>());
+    let mut header = vec!["server", "sync", "mode", "conns", "pair"];
+    header.extend(&COLUMNS[3..12]);
+    assert_eq!(rows.next(), Some(header));
+    let mut names = Vec::new();
+    for row in rows {
+        assert!(row[5].parse::<f64>().expect("a number") > 0.0, "{csv}");
+        names.push(row[..5].join(" "));
+    }
+    let servers = ["memcached-lite", "echo"];
+    let runs = |conns| {
+        servers.map(|it| {
+            [0, 1, 2].map(|pair| format!("{it} every-second set {conns} {pair}"))
+        })
+    };
+    assert_eq!(names, [runs(1), runs(2)].concat().concat());
+}
+
+/// How often each connection of a load has set each key.
+fn keys_set(args: &str) -> Vec<HashMap<String, usize>> {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let all = seen.clone();
+    thread::spawn(move || {
+        for (number, stream) in listener.incoming().flatten().enumerate() {
+            all.lock().unwrap().push(HashMap::new());
+            let all = all.clone();
+            thread::spawn(move || {
+                let mut output = stream.try_clone().expect("a socket");
+                for line in BufReader::new(stream).lines().map_while(Result::ok) {
+                    let words: Vec<&str> = line.split(' ').collect();
+                    let reply = match words[..] {
+                        ["flush_all"] => "OK\r\n",
+                        ["stats"] => "END\r\n",
+                        ["set", key, ..] => {
+                            let keys: &mut HashMap<_, _> =
+                                &mut all.lock().unwrap()[number];
+                            *keys.entry(key.to_owned()).or_insert(0) += 1;
+                            "STORED\r\n"
+                        }
+                        // A value.
+                        _ => continue,
+                    };
+                    output.write_all(reply.as_bytes()).expect("it is read");
+                }
+            });
+        }
+    });
+    bench(&format!("--seconds 0.1 --pairs 1 --set 1 {args} --against {address}"))
+        .is_good();
+    // The first shows who it is, the second stores all keys.
+    seen.lock().unwrap().split_off(2)
+}
+
+#[test]
+fn connections_may_have_keys_of_their_own() {
+    let connections = keys_set("--conns 3 --keys 10 --own-keys");
+    assert_eq!(connections.len(), 3);
+    let keys: Vec<&String> = connections.iter().flat_map(HashMap::keys).collect();
+    let different: BTreeSet<&&String> = keys.iter().collect();
+    assert_eq!(keys.len(), different.len(), "{connections:?}");
+    assert_eq!(keys.len(), 10, "all are requested");
+}
+
+#[test]
+fn keys_may_be_skewed() {
+    let [counts] = &keys_set("--conns 1 --keys 100 --key 2 --zipf 1")[..] else {
+        panic!("one connection");
+    };
+    // By the law, five times as often.
+    assert!(counts["00"] > 2 * counts["04"], "{counts:?}");
+    assert!(counts["04"] > counts.get("60").copied().unwrap_or(0), "{counts:?}");
 }
 
 #[test]
@@ -276,6 +373,9 @@ fn answer_as_redis(
         let line = next()?;
         // The lengths are ignored: no key or value here has a line end in it.
         let reply = match &line[..] {
+            "CONFIG SET appendonly yes" | "CONFIG SET appendfsync always" => {
+                "+OK\r\n".to_owned()
+            }
             "FLUSHALL" => "+OK\r\n".to_owned(),
             "INFO server" => "$8\r\n# Server\r\n\r\n".to_owned(),
             "*3" => {
@@ -309,7 +409,7 @@ fn a_redis_is_measured_in_its_own_protocol() {
     });
     let run = bench(&format!(
         "--seconds 0.05 --pairs 2 --conns 2 --set 0.5 --pipeline 4 --keys 50 --redis \
-         {address}"
+         {address} -- --sync always"
     ));
     let servers = ["memcached-lite", "Redis", "/Redis"];
     assert_eq!(run.names(), servers.map(|name| format!("{name} mixed 2")));
@@ -389,6 +489,18 @@ fn a_server_that_is_not_there_is_named() {
 }
 
 #[test]
+fn peers_that_are_not_installed_are_named_with_the_way_to_get_them() {
+    let directory = TempDir::new();
+    let mut bench = Command::new(example("bench"));
+    bench.arg("--peers").env("PATH", "").env("TMPDIR", directory.path());
+    let output = bench.output().expect("it runs");
+    let stderr = String::from_utf8(output.stderr).expect("text");
+    assert!(stderr.starts_with("bench: memcached: "), "{stderr}");
+    assert!(stderr.contains("; `apt-get install memcached redis-server` "), "{stderr}");
+    assert_eq!((stderr.lines().count(), output.status.code()), (1, Some(1)));
+}
+
+#[test]
 fn options_that_make_no_sense_are_rejected_in_one_line() {
     for (args, why) in [
         ("--conns 0", "--conns takes numbers from 1 to 50000, not 0"),
@@ -410,8 +522,17 @@ fn options_that_make_no_sense_are_rejected_in_one_line() {
         ("--reconnect --pipeline 2", "--reconnect takes no --pipeline and no "),
         ("--reconnect --noreply 0.5", "--reconnect takes no --pipeline and no "),
         ("--slow-clients 0", "--slow-clients takes a number from 1 to 10000, not 0"),
-        ("--slow-clients 5 --redis h:1", "--slow-clients takes no --redis and no "),
-        ("--slow-clients 5 --echo", "--slow-clients takes no --redis and no --echo"),
+        ("--slow-clients 5 --redis h:1", "--slow-clients takes no --redis, no "),
+        (
+            "--slow-clients 5 --append",
+            "--slow-clients takes no --redis, no --echo and ",
+        ),
+        ("--zipf 5.1", "--zipf takes a number from 0 to 5, not 5.1"),
+        (
+            "--conns 9 --keys 8 --own-keys",
+            "--own-keys takes at least one of the --keys ",
+        ),
+        ("--peers --conns 9", "--peers takes --pairs and --seconds, not --conns"),
         ("-- --sink", "unknown option --sink; see server --help"),
         ("-- always", "unexpected argument always; see server --help"),
     ] {
@@ -435,7 +556,7 @@ fn a_server_that_does_not_start_is_no_result() {
 fn the_help_describes_every_column() {
     let run = bench("--help");
     run.is_good();
-    for column in ["ops/s", "p50 to max", "cpu, user", "gen", "MiB"] {
+    for column in ["ops/s", "+-%", "p50 to max", "cpu, user", "gen", "MiB"] {
         assert!(run.stdout.contains(&format!("\n  {column}  ")), "{column}");
     }
 }

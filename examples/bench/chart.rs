@@ -8,8 +8,8 @@
 //! | linear | about five, 1, 2 or 5 times a power of ten apart; 0 is among them |
 //! | logarithmic | the powers of ten |
 //!
-//! There is no background, and text and grid are of a grey that can be read on white and
-//! on black. The colours are those of Okabe and Ito, which readers who see fewer colours
+//! There is no background: text is dark, and light where the reader has chosen a dark theme;
+//! the grid is of a grey that can be seen on both. The colours are those of Okabe and Ito, which readers who see fewer colours
 //! can tell apart as well. Each series has its own marker, too, so that the chart can be
 //! printed without colours.
 //!
@@ -55,8 +55,12 @@ const LINE: f64 = 24.0;
 /// Room for a letter. Letters differ in width; few words need more than this for each.
 const LETTER: f64 = 8.0;
 
-/// Of text and grid.
+/// Of the grid, and of text where styles are ignored.
 const GREY: &str = "#777777";
+
+/// Of text.
+const STYLE: &str = "<style>svg{fill:#444}\
+    @media(prefers-color-scheme:dark){svg{fill:#ccc}}</style>";
 
 const COLOURS: [&str; 7] =
     ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", GREY];
@@ -93,6 +97,7 @@ impl Chart {
                  height=\"{height}\" font-family=\"sans-serif\" font-size=\"13\" \
                  fill=\"{GREY}\">"
             ),
+            STYLE.to_owned(),
             text(16.0, TOP - 20.0, "start", &self.y_label),
             text(left + WIDTH / 2.0, bottom + 46.0, "middle", &self.x_label),
         ];

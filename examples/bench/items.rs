@@ -43,9 +43,9 @@ pub struct Items {
     /// The reply to a set.
     pub stored: &'static [u8],
     /// Removes all items, then shows lines of information.
-    pub flush: &'static [u8],
-    /// In the replies to that: the line that says that the items are removed, what
-    /// comes before the number of the process, and the last line.
+    pub flush: String,
+    /// In the replies to that: the line that answers each request but the last, what comes
+    /// before the number of the process, and the last line.
     pub info: [&'static str; 3],
     text: Vec<u8>,
     /// A set: what comes before the key, and between key and value.
@@ -69,7 +69,7 @@ impl Items {
             key_len,
             value_len,
             stored: b"STORED\r\n",
-            flush: b"flush_all\r\nstats\r\n",
+            flush: "flush_all\r\nstats\r\n".into(),
             info: ["OK", "STAT pid ", "END"],
             text: Random::new(0).text(value_len + PLACES).into_bytes(),
             set: ["set ".into(), format!(" 0 0 {value_len}\r\n")],
@@ -80,13 +80,18 @@ impl Items {
         }
     }
 
-    /// The same in the protocol of Redis, which has no noreply.
-    pub fn for_redis(self) -> Items {
+    /// The same in the protocol of Redis, which has no noreply. It is told to sync its file
+    /// as our server does with `--sync` of this mode.
+    pub fn for_redis(self, sync: &str) -> Items {
+        let fsync = if sync == "always" { sync } else { "everysec" };
         let key = format!("${}\r\n", self.key_len);
         let value = format!("${}\r\n", self.value_len);
         Items {
             stored: b"+OK\r\n",
-            flush: b"FLUSHALL\r\nINFO server\r\n",
+            flush: format!(
+                "CONFIG SET appendonly yes\r\nCONFIG SET appendfsync {fsync}\r\n\
+                 FLUSHALL\r\nINFO server\r\n"
+            ),
             info: ["+OK", "process_id:", ""],
             set: [format!("*3\r\n$3\r\nSET\r\n{key}"), format!("\r\n{value}")],
             get: format!("*2\r\n$3\r\nGET\r\n{key}"),
@@ -198,7 +203,7 @@ mod tests {
 
     #[test]
     fn redis_has_its_own_protocol() {
-        let items = Items::new(10, 3, 4).for_redis();
+        let items = Items::new(10, 3, 4).for_redis("always");
         let value = String::from_utf8_lossy(items.value(7));
         let text = |bytes| String::from_utf8(bytes).unwrap();
         assert_eq!(

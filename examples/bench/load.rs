@@ -72,11 +72,12 @@ impl Measurement {
 /// Drives a server.
 pub fn measure(target: &Target, load: &Load) -> Result<Measurement> {
     let threads = load.threads.min(load.connections);
-    let mut seeds = Random::new(load.seed);
+    let (mut seeds, mut next) = (Random::new(load.seed), 0);
     let generators = (0..threads).map(|number| {
         let connections = (load.connections + number) / threads;
         let share = Load { connections, seed: seeds.bits(), ..load.clone() };
-        Generator::warm(target, share)
+        next += connections;
+        Generator::warm(target, share, [next - connections, load.connections])
     });
     let mut generators = generators.collect::<Result<Vec<Generator>>>()?;
 
@@ -113,6 +114,9 @@ fn since(before: (f64, f64), now: (f64, f64)) -> (f64, f64) {
 struct Generator<'a> {
     target: &'a Target,
     load: Load,
+    /// The number of its first connection, and how many there are in all threads.
+    first: usize,
+    all: usize,
     random: Random,
     poller: Box<dyn Poller>,
     /// A connection's index is its token.
@@ -130,9 +134,15 @@ struct Generator<'a> {
 
 impl Generator<'_> {
     /// Opens the connections, each of which then finishes one batch.
-    fn warm(target: &Target, load: Load) -> Result<Generator<'_>> {
+    fn warm(
+        target: &Target,
+        load: Load,
+        [first, all]: [usize; 2],
+    ) -> Result<Generator<'_>> {
         let mut new = Generator {
             target,
+            first,
+            all,
             random: Random::new(load.seed),
             load,
             poller: os::poller()?,
@@ -191,7 +201,7 @@ impl Generator<'_> {
 
     /// Makes a connection's next batch, with the replies that it must get, and sends it.
     fn begin(&mut self, token: usize) -> Result {
-        let Generator { target, load, random, batch, .. } = self;
+        let Generator { target, load, first, all, random, batch, .. } = self;
         let connection = &mut self.connections[token];
         connection.begun = Instant::now();
         if load.mode == Mode::Reconnect {
@@ -204,7 +214,15 @@ impl Generator<'_> {
         expected.clear();
         let mut replies = 0;
         while replies < load.pipeline && expected.len() < MAX_REPLIES {
-            let number = random.below(target.items.count);
+            let mut number = match &load.zipf {
+                Some(zipf) => zipf.draw(random),
+                None => random.below(target.items.count),
+            };
+            if load.own_keys {
+                // The rest of a division by the number of connections is one's own number.
+                number = number / *all * *all + *first + token;
+                number -= if number < target.items.count { 0 } else { *all };
+            }
             self.requests += 1;
             replies += 1;
             if !chance(random, load.set) {

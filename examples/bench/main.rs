@@ -8,7 +8,9 @@
 //! | `echo.rs` | a server that does nothing, for comparison |
 //! | `options.rs` | what is measured |
 //! | `load.rs` | the load generator: connections in closed loops |
+//! | `zipf.rs` | keys that are not equally popular |
 //! | `slow.rs` | slow clients, around a load |
+//! | `peers.rs` | what must be reached beside memcached and Redis |
 //! | `table.rs`, `chart.rs` | the figures, as text and as pictures |
 //! | this one | the sweep |
 //!
@@ -44,17 +46,19 @@ mod echo;
 mod items;
 mod load;
 mod options;
+mod peers;
 mod slow;
 mod table;
 mod target;
+mod zipf;
 
 use memcached_lite::Failure;
 use memcached_lite::args::program;
 use memcached_lite::os::raise_descriptor_limit;
 use options::{HELP, Load, Mode, Options};
-use std::env;
 use std::path::Path;
 use std::process::ExitCode;
+use std::{env, fs};
 use table::Run;
 use target::{Directory, Result, Target};
 
@@ -63,12 +67,18 @@ const OTHER_FILES: usize = 64;
 
 fn main() -> ExitCode {
     let mut words = env::args_os().skip(1).peekable();
-    // What it starts itself as, with the same options.
+    // What it starts itself as, with the same options: `echo [FILE SYNC]`.
     let is_echo = words.next_if(|word| word == "echo").is_some();
+    let mut word =
+        || words.next_if(|word| is_echo && !word.as_encoded_bytes().starts_with(b"-"));
+    let (file, sync) = (word(), word().unwrap_or_default());
     program("bench", HELP, words, |args| {
         let options = Options::parse(&args)?;
         let done = match is_echo {
-            true => echo::serve(&options.items, options.load.threads),
+            true => {
+                let append = file.as_ref().map(Path::new).zip(sync.to_str());
+                echo::serve(&options.items, options.load.threads, append)
+            }
             false => sweep(&options),
         };
         done.map_err(|error| Failure::Failed(error.to_string()))?;
@@ -84,7 +94,11 @@ fn sweep(options: &Options) -> Result {
         format!("{wanted} open files are needed, `ulimit -Hn` is {possible}: raise it")
     })?;
     let directory = Directory::new()?;
+    if options.is_peers {
+        return peers::compare(options, &directory);
+    }
     let targets = targets(options, &directory.0)?;
+    let targets: Vec<&Target> = targets.iter().collect();
     table::print_header(options);
     let mut all = Vec::new();
     for &set in &options.sets {
@@ -94,6 +108,10 @@ fn sweep(options: &Options) -> Result {
             table::print_runs(&runs);
             all.extend(runs);
         }
+    }
+    if let Some(path) = &options.csv {
+        let written = fs::write(path, table::to_csv(&options.sync, &all));
+        written.map_err(|error| format!("can't write {}: {error}", path.display()))?;
     }
     // One point is no line.
     if options.connections.len() > 1 {
@@ -115,16 +133,24 @@ fn targets(options: &Options, directory: &Path) -> Result<Vec<Target>> {
         targets.push(Target::new("memcached", address, items.clone())?);
     }
     if let Some(address) = redis {
-        targets.push(Target::new("Redis", address, items.clone().for_redis())?);
+        targets.push(Target::new(
+            "Redis",
+            address,
+            items.clone().for_redis(&options.sync),
+        )?);
     }
     if options.has_echo {
-        targets.push(Target::echo(items.clone())?);
+        targets.push(Target::echo(items.clone(), None)?);
+    }
+    if options.has_append {
+        let append = (&*directory.join("append"), &options.sync[..]);
+        targets.push(Target::echo(items.clone(), Some(append))?);
     }
     Ok(targets)
 }
 
 /// Drives all servers in all modes under this load, as often as there are pairs.
-fn measure(options: &Options, targets: &[Target], load: &Load) -> Result<Vec<Run>> {
+fn measure(options: &Options, targets: &[&Target], load: &Load) -> Result<Vec<Run>> {
     let mut runs = Vec::new();
     for target in targets {
         for &mode in &options.modes {

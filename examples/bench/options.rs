@@ -1,8 +1,10 @@
 //! What is measured, as the command line describes it. `help.txt` lists the options.
 
 use crate::items::Items;
+use crate::zipf::Zipf;
 use memcached_lite::args::{Args, SERVER};
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// The help, and the table by which options are parsed.
@@ -12,8 +14,8 @@ pub const HELP: &str = include_str!("help.txt");
 const SERVER_DEFAULTS: [&str; 4] = ["--sync", "every-second", "--threads", "2"];
 
 /// Options of a user who is interested in one thing, and not in the whole sweep.
-const ONE_THING: [&str; 6] =
-    ["conns", "set", "pipeline", "reconnect", "redis", "slow-clients"];
+const ONE_THING: [&str; 7] =
+    ["conns", "set", "pipeline", "reconnect", "redis", "slow-clients", "peers"];
 
 /// What is measured.
 pub struct Options {
@@ -35,8 +37,13 @@ pub struct Options {
     pub against: Option<String>,
     /// `host:port` of a Redis.
     pub redis: Option<String>,
-    /// The echo server is driven, too.
+    /// The echo server is driven, too, and the one that appends.
     pub has_echo: bool,
+    pub has_append: bool,
+    /// Nothing of the above, but the rows of `peers.rs`.
+    pub is_peers: bool,
+    /// Where the figures of each run go.
+    pub csv: Option<PathBuf>,
     /// Options of our server.
     pub server: Vec<OsString>,
     /// The sync mode among them.
@@ -50,6 +57,10 @@ pub struct Load {
     pub mode: Mode,
     /// Connections that work at the same time.
     pub connections: usize,
+    /// By which law keys are drawn; without one, all equally often.
+    pub zipf: Option<Zipf>,
+    /// No two connections request the same key.
+    pub own_keys: bool,
     /// The share of sets among all requests, 0 to 1.
     pub set: f64,
     /// The share of sets that want no reply, below 1: of those alone, nobody would know
@@ -85,11 +96,18 @@ impl Options {
         let server_args = Args::parse("server", SERVER, server.clone())?;
         server_args.no_words()?;
 
+        if args.has("peers")
+            && let Some(other) = args.other_than(&["peers", "pairs", "seconds"])
+        {
+            return Err(format!("--peers takes --pairs and --seconds, not --{other}"));
+        }
         let load = load(args, server_args.number("threads", 1..=1024)?.unwrap_or(1))?;
         let set = args.number("set", 0.0..=1.0)?;
         let mut modes = vec![Mode::Plain];
         modes.extend(args.has("reconnect").then_some(Mode::Reconnect));
         modes.extend(args.has("slow-clients").then_some(Mode::Slow));
+        let sync = server_args.text("sync").unwrap_or_default();
+        let sync = if args.has("peers") { "of each row" } else { sync };
         let options = Options {
             connections: connections(args)?,
             sets: set.map_or(vec![1.0, 0.0, 0.5], |set| vec![set]),
@@ -101,8 +119,11 @@ impl Options {
             against: address(args, "against")?,
             redis: address(args, "redis")?,
             has_echo: args.has("echo"),
+            has_append: args.has("append"),
+            is_peers: args.has("peers"),
+            csv: args.text("csv").map(PathBuf::from),
             server,
-            sync: server_args.text("sync").unwrap_or_default().to_owned(),
+            sync: sync.to_owned(),
         };
         options.check()?;
         Ok(options)
@@ -121,8 +142,12 @@ impl Options {
         if self.redis.is_some() && (has_reconnect || has_noreply) {
             return Err("--redis takes no --reconnect and no --noreply");
         }
-        if self.slow_clients > 0 && (self.redis.is_some() || self.has_echo) {
-            return Err("--slow-clients takes no --redis and no --echo");
+        let has_echo = self.has_echo || self.has_append;
+        if self.slow_clients > 0 && (self.redis.is_some() || has_echo) {
+            return Err("--slow-clients takes no --redis, no --echo and no --append");
+        }
+        if self.load.own_keys && self.items.count < self.most_connections() {
+            return Err("--own-keys takes at least one of the --keys for a connection");
         }
         Ok(())
     }
@@ -137,10 +162,13 @@ impl Options {
 fn load(args: &Args, threads: usize) -> Result<Load, String> {
     let is_sweep = !ONE_THING.iter().any(|name| args.has(name));
     let noreply = args.number("noreply", 0.0..=0.9)?;
+    let (skew, count) = (args.number("zipf", 0.0..=5.0)?, items(args)?.count);
     let seconds = if pairs(args)? > 1 { 0.5 } else { 2.0 };
     Ok(Load {
         mode: Mode::Plain,
         connections: 0,
+        zipf: skew.map(|skew| Zipf::new(count, skew)),
+        own_keys: args.has("own-keys"),
         set: 0.0,
         noreply: noreply.unwrap_or(if is_sweep { 0.5 } else { 0.0 }),
         pipeline: args.number("pipeline", 1..=10_000)?.unwrap_or(1),
@@ -151,9 +179,11 @@ fn load(args: &Args, threads: usize) -> Result<Load, String> {
 }
 
 fn pairs(args: &Args) -> Result<usize, String> {
-    let is_compared = ["against", "redis", "echo"].iter().any(|name| args.has(name));
-    let pairs = args.number("pairs", 1..=1000)?;
-    Ok(pairs.unwrap_or(if is_compared { 5 } else { 1 }))
+    let is_compared =
+        ["against", "redis", "echo", "append"].iter().any(|name| args.has(name));
+    let default = if is_compared { 5 } else { 1 };
+    let default = if args.has("peers") { 10 } else { default };
+    Ok(args.number("pairs", 1..=1000)?.unwrap_or(default))
 }
 
 fn items(args: &Args) -> Result<Items, String> {

@@ -27,16 +27,16 @@ const CHARTS: &str = "target/bench";
 /// A column: its name, its width, and what it shows. NaN is what is unknown.
 type Column = (&'static str, usize, fn(&Measurement) -> f64);
 
-/// With the three that name a row these fit 100 characters.
+/// With the three that name a row, and the scatter, these fit 100 characters.
 const COLUMNS: [Column; 9] = [
     ("ops/s", 7, |m| m.requests / m.seconds),
     ("p50", 6, |m| m.percentile(0.5)),
     ("p99", 6, |m| m.percentile(0.99)),
-    ("p99.9", 7, |m| m.percentile(0.999)),
+    ("p99.9", 6, |m| m.percentile(0.999)),
     ("max", 7, |m| m.percentile(1.0)),
-    ("cpu", 5, |m| m.per_request(m.server.0 + m.server.1)),
-    ("user", 5, |m| m.per_request(m.server.0)),
-    ("gen", 5, |m| m.per_request(m.generator.0 + m.generator.1)),
+    ("cpu", 4, |m| m.per_request(m.server.0 + m.server.1)),
+    ("user", 4, |m| m.per_request(m.server.0)),
+    ("gen", 4, |m| m.per_request(m.generator.0 + m.generator.1)),
     ("MiB", 5, |m| m.memory),
 ];
 
@@ -47,6 +47,10 @@ const PICTURES: [(usize, &str, &str); 4] = [
     (2, "latency-p99.svg", "99th percentile of latency in microseconds"),
     (5, "cpu.svg", "CPU time of the server for a request in microseconds"),
 ];
+
+/// The columns that are also looked at by themselves.
+pub const THROUGHPUT: usize = 0;
+pub const CPU: usize = 5;
 
 /// A cell for each column.
 pub type Figures = [f64; COLUMNS.len()];
@@ -78,7 +82,7 @@ impl Run {
     }
 
     /// How this run compares with the other, pair by pair.
-    fn over(&self, other: &Run) -> Vec<Figures> {
+    pub fn over(&self, other: &Run) -> Vec<Figures> {
         let pairs = self.figures.iter().zip(&other.figures);
         pairs.map(|(a, b)| array::from_fn(|column| a[column] / b[column])).collect()
     }
@@ -99,10 +103,11 @@ pub fn print_header(options: &Options) {
         "memcached-lite: --sync {sync}, {threads} threads. {count} keys of {key} bytes, \
          values of {value}.\n\
          Sets with noreply: {noreply}. Requests to a batch: {pipeline}. {seconds} s a \
-         run, medians of {pairs}. Seed {seed}.\n\
+         run, medians of {pairs}, +-% of ops/s. Seed {seed}.\n\
          Latencies (p50 to max) in us; CPU time (cpu, user, gen) in us a request.\n"
     ));
-    print_row(["server", "mode", "conns"], COLUMNS.map(|(name, ..)| name.to_owned()));
+    let names = COLUMNS.map(|(name, ..)| name.to_owned());
+    print_row(["server", "mode", "conns"], names, "+-%".into());
 }
 
 /// Prints the runs of a point of the sweep, and the ratios between those that differ in
@@ -110,7 +115,8 @@ pub fn print_header(options: &Options) {
 pub fn print_runs(runs: &[Run]) {
     let connections = runs[0].load.connections.to_string();
     let print = |server: &str, mode: &str, figures: &[Figures]| {
-        print_row([server, mode, &connections], medians(figures).map(shown));
+        let scatter = shown(Summary::of(figures, THROUGHPUT).scatter);
+        print_row([server, mode, &connections], medians(figures).map(shown), scatter);
     };
     for run in runs {
         print(run.server, &run.mode("-"), &run.figures);
@@ -127,39 +133,77 @@ pub fn print_runs(runs: &[Run]) {
     }
 }
 
-/// The median of each column; of an even number of values, the larger of the two in the
-/// middle.
 fn medians(figures: &[Figures]) -> Figures {
-    array::from_fn(|column| {
-        let mut values: Vec<f64> = figures.iter().map(|row| row[column]).collect();
-        values.sort_by(f64::total_cmp);
-        values[values.len() / 2]
-    })
+    array::from_fn(|column| Summary::of(figures, column).median)
 }
 
-/// Three digits that count, and all of those before the point.
-fn shown(figure: f64) -> String {
+/// What all pairs say together.
+pub struct Summary {
+    /// Of an even number of values, the larger of the two in the middle.
+    pub median: f64,
+    /// Half of what lies between the quartiles, in percent of the median. NaN if there are
+    /// too few values to know.
+    pub scatter: f64,
+}
+
+impl Summary {
+    /// Of one column.
+    pub fn of(figures: &[Figures], column: usize) -> Summary {
+        let mut values: Vec<f64> = figures.iter().map(|row| row[column]).collect();
+        values.sort_by(f64::total_cmp);
+        let (count, median) = (values.len(), values[values.len() / 2]);
+        let between = values[count - 1 - count / 4] - values[count / 4];
+        let scatter = if count < 3 { f64::NAN } else { 50.0 * between / median };
+        Summary { median, scatter }
+    }
+}
+
+/// Three digits at most, and all of those before the point.
+pub fn shown(figure: f64) -> String {
     match figure {
         _ if !figure.is_finite() => "-".to_owned(),
         100.0.. => format!("{figure:.0}"),
         10.0.. => format!("{figure:.1}"),
-        1.0.. => format!("{figure:.2}"),
-        _ => format!("{figure:.3}"),
+        _ => format!("{figure:.2}"),
     }
 }
 
 /// Columns of fixed width, to be read by people; no cell has a space in it, so that a
 /// script can read them as well.
-fn print_row([server, mode, conns]: [&str; 3], cells: [String; COLUMNS.len()]) {
+fn print_row(
+    [server, mode, conns]: [&str; 3],
+    cells: [String; COLUMNS.len()],
+    scatter: String,
+) {
     let mut line = format!("{server:<14} {mode:<15} {conns:>5}");
     for ((_, width, _), cell) in COLUMNS.iter().zip(cells) {
         line += &format!(" {cell:>width$}");
     }
-    print(&line);
+    print(&format!("{line} {scatter:>4}"));
+}
+
+/// A line for each run, so with all pairs: for other programs. What is unknown is empty.
+pub fn to_csv(sync: &str, runs: &[Run]) -> String {
+    let names = COLUMNS.map(|(name, ..)| name).join(",");
+    let mut lines = vec![format!("server,sync,mode,conns,pair,{names}")];
+    for run in runs {
+        for (pair, figures) in run.figures.iter().enumerate() {
+            let Run { server, load, .. } = run;
+            let figures = figures
+                .map(|it| if it.is_nan() { String::new() } else { it.to_string() });
+            lines.push(format!(
+                "{server},{sync},{},{},{pair},{}",
+                run.mode("-"),
+                load.connections,
+                figures.join(",")
+            ));
+        }
+    }
+    lines.join("\n") + "\n"
 }
 
 /// Prints a line, if anybody is there to read it.
-fn print(line: &str) {
+pub fn print(line: &str) {
     let _ = writeln!(io::stdout(), "{line}");
 }
 

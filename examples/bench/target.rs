@@ -3,9 +3,9 @@
 //! | server | is | its process is known from |
 //! |---|---|---|
 //! | memcached-lite | a child: the program that cargo has built beside this one | `stats` |
-//! | memcached | one that runs already | `stats` |
-//! | Redis | one that runs already | `INFO` |
-//! | echo | a child: this program | its start |
+//! | memcached | one that runs already, or a child | `stats` |
+//! | Redis | likewise | `INFO` |
+//! | echo, append | a child: this program | its start |
 //!
 //! Each is emptied and given every key before anything is measured. A child is ready
 //! when it has printed where it listens, and is killed when its [`Process`] is dropped.
@@ -19,12 +19,12 @@ use crate::items::Items;
 use memcached_lite::driver::random::Random;
 use std::error::Error;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
-use std::{env, fs};
+use std::time::{Duration, Instant};
+use std::{env, fs, thread};
 
 /// Errors of any kind, each a line for the user. Threads may return them.
 pub type Result<T = ()> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
@@ -88,9 +88,8 @@ pub struct Target {
 impl Target {
     /// Our server, started by this command.
     pub fn ours(command: &mut Command, items: Items) -> Result<Target> {
-        let (process, address) = start(command.args(["--idle-exit", "3"]))?;
-        let target = Target::new("memcached-lite", &address.to_string(), items)?;
-        Ok(Target { _process: Some(process), ..target })
+        let started = start(command.args(["--idle-exit", "3"]))?;
+        Target::started("memcached-lite", started, items)
     }
 
     /// A server that runs already and speaks the protocol of these items.
@@ -98,10 +97,12 @@ impl Target {
         let mut stream = TcpStream::connect(address)
             .map_err(|error| format!("can't connect to {address}: {error}"))?;
         stream.set_read_timeout(Some(TIMEOUT))?;
-        stream.write_all(items.flush)?;
+        stream.write_all(items.flush.as_bytes())?;
         let [flushed, pid, end] = items.info;
         let mut lines = BufReader::new(&stream).lines().map_while(io::Result::ok);
-        if lines.next().as_deref() != Some(flushed) {
+        // All requests but the last are answered in one line.
+        let mut requests = items.flush.lines().skip(1);
+        if !requests.all(|_| lines.next().as_deref() == Some(flushed)) {
             return Err(format!("{address} does not answer like {name}").into());
         }
         let mut lines = lines.take_while(|line| line != end);
@@ -116,13 +117,29 @@ impl Target {
         Ok(Target { name, address, items, is_echo, pid, _stream, _process })
     }
 
-    /// An echo server: this program, started again with the same options.
-    pub fn echo(items: Items) -> Result<Target> {
+    /// A server that was started as a child.
+    pub fn started(
+        name: &'static str,
+        (process, address): (Process, SocketAddr),
+        items: Items,
+    ) -> Result<Target> {
+        let target = Target::new(name, &address.to_string(), items)?;
+        Ok(Target { _process: Some(process), ..target })
+    }
+
+    /// An echo server: this program, started again with the same options. It may append to
+    /// a file, synced as our server's with `--sync` of a mode.
+    pub fn echo(items: Items, append: Option<(&Path, &str)>) -> Result<Target> {
         let mut command = Command::new(env::current_exe()?);
-        command.arg("echo").args(env::args_os().skip(1));
-        let (process, address) = start(command.stdin(Stdio::piped()))?;
+        command.arg("echo");
+        if let Some((path, sync)) = append {
+            command.args([path.as_os_str(), sync.as_ref()]);
+        }
+        let (process, address) =
+            start(command.args(env::args_os().skip(1)).stdin(Stdio::piped()))?;
         let pid = Some(process.0.id());
-        let (name, is_echo, _stream, _process) = ("echo", true, None, Some(process));
+        let name = if append.is_some() { "append" } else { "echo" };
+        let (is_echo, _stream, _process) = (true, None, Some(process));
         Ok(Target { name, address, items, is_echo, pid, _stream, _process })
     }
 
@@ -145,6 +162,53 @@ pub fn server(data: &Path) -> Result<Command> {
     command.args(["--listen", "127.0.0.1", "--port", "0", "--data"]).arg(data);
     command.stdin(Stdio::null());
     Ok(command)
+}
+
+/// Starts a Redis that appends to a file in this directory, and loads it if there is one.
+pub fn redis(directory: &Path) -> Result<(Process, SocketAddr)> {
+    fs::create_dir_all(directory)?;
+    let mut command = Command::new("redis-server");
+    command.args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "yes"]);
+    command.arg("--dir").arg(directory).arg("--port");
+    start_silent(command, ["PING\r\n", "+PONG"])
+}
+
+/// Starts a memcached with two threads.
+pub fn memcached() -> Result<(Process, SocketAddr)> {
+    let mut command = Command::new("memcached");
+    // The user counts where root starts it.
+    command.args(["-l", "127.0.0.1", "-t", "2", "-U", "0", "-u", "nobody", "-p"]);
+    start_silent(command, ["version\r\n", "VERSION"])
+}
+
+/// Starts a child that does not say where it listens: the last argument is a port that is
+/// free. Waits until it gives this reply to a request.
+fn start_silent(
+    mut command: Command,
+    [request, reply]: [&str; 2],
+) -> Result<(Process, SocketAddr)> {
+    let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    command.arg(address.port().to_string()).stdout(Stdio::null());
+    let child = command.spawn().map_err(|error| {
+        let program = command.get_program().display();
+        format!(
+            "{program}: {error}; `apt-get install memcached redis-server` brings it"
+        )
+    });
+    let process = Process(child?);
+    let deadline = Instant::now() + Duration::from_secs(300);
+    while Instant::now() < deadline {
+        if let Ok(mut stream) = TcpStream::connect(address) {
+            let mut answer = String::new();
+            stream.write_all(request.as_bytes())?;
+            BufReader::new(&stream).read_line(&mut answer)?;
+            if answer.starts_with(reply) {
+                return Ok((process, address));
+            }
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    Err(format!("{} does not answer", command.get_program().display()).into())
 }
 
 /// Starts a child and waits until it says where it listens.
