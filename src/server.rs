@@ -58,7 +58,7 @@ use crate::server::listener::Listener;
 use crate::server::login::{Credentials, read_logins};
 use crate::server::shared::Shared;
 use crate::server::worker::Worker;
-use crate::store::{Store, SyncMode};
+use crate::store::Store;
 use crate::{Failure, print, warn};
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -123,14 +123,13 @@ impl Server {
             workers.push(spawn(format!("worker-{number}"), || worker.run())?);
         }
         let it = shared.clone();
-        if it.store.sync_mode() == SyncMode::Always {
-            spawn("syncer".into(), move || {
-                loop {
-                    it.syncer.wait();
-                    it.sync(unix_now());
-                }
-            })?;
-        }
+        // In `every-second`, it waits for ever.
+        spawn("syncer".into(), move || {
+            loop {
+                it.syncer.wait();
+                it.sync(unix_now());
+            }
+        })?;
         let it = shared.clone();
         spawn("maintenance".into(), move || maintain(&it))?;
         let stopped_by = listener.run(&shared, poller()?, stop)?;
@@ -180,15 +179,15 @@ fn spawn(
     })
 }
 
-/// Maintains the store each second, and compacts it when that is due, which is looked at ten
+/// Maintains the store each second, and compacts it when that is due, which is looked at fifty
 /// times as often: clients can write some hundred MiB in a second. An error is printed
 /// once, and not again before something else happened.
 fn maintain(shared: &Shared) -> io::Result<()> {
     let mut printed = None;
     loop {
         let mut error = shared.store.maintain(&unix_now).err();
-        for _ in 0..10 {
-            thread::sleep(Duration::from_millis(100));
+        for _ in 0..50 {
+            thread::sleep(Duration::from_millis(20));
             // What has failed is not tried again before the next second.
             error = error.or_else(|| shared.store.compact_if_due(&unix_now).err());
         }

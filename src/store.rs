@@ -364,7 +364,7 @@ impl Store {
     }
 
     /// Figures for `stats`, under their names there. Lengths and positions are in bytes.
-    pub fn figures(&self) -> [(&'static str, u64); 12] {
+    pub fn figures(&self) -> [(&'static str, u64); 14] {
         let Items { log, index, counts } = &self.items;
         let [compactions, seconds, bytes] = *lock(&self.compaction.done);
         let (generations, log_end) = (log.generations(), log.end());
@@ -381,6 +381,8 @@ impl Store {
             ("log_bytes", log_end - generations[0].base),
             ("log_end", log_end),
             ("log_synced", log.synced()),
+            ("log_last_sync_us", log.sync_micros[0].load(Relaxed)),
+            ("log_longest_sync_us", log.sync_micros[1].load(Relaxed)),
             ("log_damaged_reads", counts.damaged_reads.load(Relaxed)),
             ("compactions", compactions),
             ("compaction_last_seconds", seconds),

@@ -15,16 +15,16 @@ use crate::server::sync::Syncer;
 use crate::store::Store;
 use crate::{lock, print};
 use std::collections::VecDeque;
-use std::fs::File;
 use std::io::{self, Write};
+use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering::Release};
 use std::time::{Duration, Instant};
 
-/// A connected socket, of `--port` or of `--unix-socket`: as a file, the two are read
-/// and written alike.
-pub type Stream = File;
+/// A connected socket, of `--port` or of `--unix-socket`: what is called to receive and send
+/// is the same for both, and costs less than to read and write a file.
+pub type Stream = TcpStream;
 
 /// See the top of this file.
 pub struct Shared {

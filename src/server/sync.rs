@@ -35,9 +35,14 @@ impl Syncer {
     pub(crate) fn request(&self, position: u64) -> u64 {
         let mut state = lock(&self.state);
         state.position = state.position.max(position);
-        state.is_requested = true;
-        self.requested.notify_one();
-        state.begun + 1
+        let is_first = !std::mem::replace(&mut state.is_requested, true);
+        let commit = state.begun + 1;
+        drop(state);
+        // Each further one would be a system call, and wake nobody.
+        if is_first {
+            self.requested.notify_one();
+        }
+        commit
     }
 
     /// How a commit has ended, or one after it that repeated its work; `None` if it has

@@ -28,7 +28,7 @@
 //! Tombstones are not copied: what they deleted stood in n or before, and n goes. A
 //! pending flush has yet to come, so it is written to n+1 again.
 //!
-//! Whether it is due is checked ten times a second. At rest a directory is at most twice the
+//! Whether it is due is checked fifty times a second. At rest a directory is at most twice the
 //! length of its live records and 64 MiB long, without the preallocated space. While
 //! compaction runs, the copies come on top, and what is written meanwhile: `make
 //! bench-growth` shows how much that is.
@@ -59,7 +59,10 @@ type Copies = Vec<(Box<[u8]>, u64, Range<u64>)>;
 /// Space on the disk, and how many bytes.
 type Reserve = (File, u64);
 
-/// What compaction decides by, and remembers. A clock gives Unix seconds.
+/// What gives the time, in Unix seconds.
+type Clock<'a> = &'a dyn Fn() -> u64;
+
+/// What compaction decides by, and remembers.
 #[derive(Default)]
 pub(crate) struct Compaction {
     /// C4. Held while one runs. C5: what is reserved for it, also after an error.
@@ -74,11 +77,7 @@ pub(crate) struct Compaction {
 
 impl Compaction {
     /// Compacts if that is due.
-    pub(crate) fn run_if_due(
-        &self,
-        items: &Items,
-        clock: &dyn Fn() -> u64,
-    ) -> Result<()> {
+    pub(crate) fn run_if_due(&self, items: &Items, clock: Clock) -> Result<()> {
         let generations = items.log.generations();
         let (_, live) = items.index.totals(&items.log.format);
         let slack = if items.log.is_full() { 0 } else { SLACK };
@@ -92,7 +91,7 @@ impl Compaction {
 
     /// Moves all live records to a new generation and removes the old one; or finishes
     /// a compaction that was interrupted.
-    pub(crate) fn run(&self, items: &Items, clock: &dyn Fn() -> u64) -> Result<()> {
+    pub(crate) fn run(&self, items: &Items, clock: Clock) -> Result<()> {
         let mut reserve = lock(&self.running);
         self.stopped.get().cloned().map_or(Ok(()), Err)?;
         let begun = clock();
@@ -155,7 +154,7 @@ fn walk(
     old: &Generation,
     end: u64,
     session: &mut Session,
-    clock: &dyn Fn() -> u64,
+    clock: Clock,
     reserve: &mut Option<Reserve>,
 ) -> Result<()> {
     let mut copies = Copies::new();

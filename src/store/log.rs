@@ -41,8 +41,10 @@ use crate::store::record::{Draft, Format, HEADER_LEN, Header, Kind, Record};
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Acquire, Ordering::Release};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 /// When the tail is this long, an append writes it out and does not wait for the
 /// commit, so that it stays small while megabytes arrive in one tick.
@@ -140,6 +142,9 @@ pub(crate) struct Log {
     synced: AtomicU64,
     /// Unix second at which the last sync of everything written began.
     synced_at: AtomicU64,
+    /// For `stats`: how long the last sync took whoever made it, and the longest one, in
+    /// microseconds, with the wait for another that was under way.
+    pub(crate) sync_micros: [AtomicU64; 2],
     /// Set once, by the first sync that fails, or by a rename of which nobody knows whether
     /// it was done.
     sync_failed: AtomicBool,
@@ -175,6 +180,7 @@ impl Log {
             written: AtomicU64::new(end),
             synced: AtomicU64::new(end),
             synced_at: AtomicU64::new(now),
+            sync_micros: Default::default(),
             sync_failed: AtomicBool::new(false),
             is_held_back: AtomicBool::new(false),
         }
@@ -277,6 +283,7 @@ impl Log {
         if self.synced() >= position {
             return Ok(());
         }
+        let begun = Instant::now();
         let _syncing = lock(&self.syncing);
         if self.synced() >= position {
             return Ok(());
@@ -293,6 +300,9 @@ impl Log {
         // L2: what was appended during the sync is not in `written`.
         self.synced.store(written, Release);
         self.synced_at.store(now, Release);
+        let micros = begun.elapsed().as_micros() as u64;
+        self.sync_micros[0].store(micros, Relaxed);
+        self.sync_micros[1].fetch_max(micros, Relaxed);
         // The write failed, but what it left out may not concern this caller.
         if written < position { result } else { Ok(()) }
     }
