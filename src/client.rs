@@ -17,9 +17,9 @@ pub mod shell;
 
 use crate::protocol::dialect::{Dialect, INVALID_REQUEST};
 use crate::protocol::reply::{Reply, SERVER_ERROR, ValueLine};
-use crate::protocol::words::{Words, printable};
-use crate::protocol::{MAX_LENGTH, Request, Topic};
-use crate::store::{Answer, Update, Verb};
+use crate::protocol::words::{Words, printable, unsigned};
+use crate::protocol::{MAX_LENGTH, Parsed, Request, Topic, parse};
+use crate::store::{Answer, Limits, Update, Verb};
 use std::collections::HashSet;
 use std::fmt;
 use std::fs::File;
@@ -296,23 +296,66 @@ impl Client {
                 let at_end = self.dialect.parse_reply(&line) == Some(Reply::End);
                 return if at_end { Ok(items) } else { rejected(&line) };
             };
-            // Grows with what comes, whatever length the line states.
-            let mut value = Vec::new();
-            let end = self.dialect.line_end();
-            let whole = length + end.len();
-            (&mut self.stream).take(whole as u64).read_to_end(&mut value)?;
-            if value.len() < whole {
-                return Err(closed());
-            }
-            if !value.ends_with(end) {
-                return rejected(&line);
-            }
-            value.truncate(length);
+            let value = self.value(&line, length)?;
             // In lite and raw, an empty value is none.
             if !value.is_empty() || self.dialect == Dialect::Memcached {
                 items.push(Item { key: key.into(), flags, unique, value });
             }
         }
+    }
+
+    /// The value of so many bytes that comes after `line`.
+    fn value(&mut self, line: &[u8], length: usize) -> Result<Vec<u8>> {
+        // Grows with what comes, whatever length the line states.
+        let mut value = Vec::new();
+        let end = self.dialect.line_end();
+        let whole = length + end.len();
+        (&mut self.stream).take(whole as u64).read_to_end(&mut value)?;
+        if value.len() < whole {
+            return Err(closed());
+        }
+        if !value.ends_with(end) {
+            return rejected(line);
+        }
+        value.truncate(length);
+        Ok(value)
+    }
+
+    /// Sends a meta command: its line, and after the end of that the value of an `ms`.
+    /// Returns the line of the reply, and the value after it. If it is quiet, and nothing is
+    /// replied, that line is `MN`.
+    pub fn meta(
+        &mut self,
+        command: impl AsRef<[u8]>,
+    ) -> Result<(Vec<u8>, Option<Vec<u8>>)> {
+        let bytes = [command.as_ref(), b"\r\n"].concat();
+        let wrong = |why| Err(ClientError::Request(why));
+        // K1. Whether it is one is for the server's parser to say.
+        let (key_size, max_value) = (self.key_size, MAX_LENGTH as usize);
+        let limits = Limits { key_size, max_value, max_item_size: 2 * max_value };
+        match parse(&bytes, &limits) {
+            Parsed::Request { request: request @ Request::Meta(_), used, .. }
+                if used == bytes.len() =>
+            {
+                self.send(&request)?;
+            }
+            Parsed::Rejected(it) => return wrong(it.error.to_string()),
+            _ => return wrong("this is not one whole meta command".into()),
+        }
+        // A quiet one may have no reply. This has one, which comes after it.
+        self.send(&Request::Noop)?;
+        let line = self.line()?;
+        let length = line.strip_prefix(b"VA ").and_then(|it| Words(it).next());
+        let value = match length.and_then(unsigned) {
+            Some(length) => Some(self.value(&line, length as usize)?),
+            None => None,
+        };
+        // A code has two letters.
+        let is_whole = line == b"MN" || self.line()? == b"MN";
+        if !is_whole || line.get(2).is_some_and(|byte| *byte != b' ') {
+            return rejected(&line);
+        }
+        Ok((line, value))
     }
 
     fn check_key(&self, key: &[u8]) -> Result<()> {

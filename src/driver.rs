@@ -41,7 +41,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 /// The scripts of the scenarios, in order.
-pub const SCENARIOS: [&str; 18] = [
+pub const SCENARIOS: [&str; 19] = [
     include_str!("driver/scenarios/01-three-clients.txt"),
     include_str!("driver/scenarios/02-dozens-of-requests.txt"),
     include_str!("driver/scenarios/03-long-keys.txt"),
@@ -60,6 +60,7 @@ pub const SCENARIOS: [&str; 18] = [
     include_str!("driver/scenarios/16-one-at-a-time.txt"),
     include_str!("driver/scenarios/17-malformed-requests.txt"),
     include_str!("driver/scenarios/18-dialects.txt"),
+    include_str!("driver/scenarios/19-thundering-herd.txt"),
 ];
 
 /// Plays a script called `name`, and returns what did not hold: the line, the scene, and what

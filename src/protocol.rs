@@ -20,19 +20,22 @@
 //! |---|---|
 //! | [`words`] | the words of a line, and decimal numbers |
 //! | [`reply`] | replies, and every phrase that goes over the wire |
+//! | [`meta`] | the meta commands, and their replies |
 //! | [`dialect`] | two older ways to word the same requests and replies |
 //!
-//! Source: `doc/protocol.txt` of memcached. Left out: the meta commands, so clients
-//! that insist on them can't be used, and the binary protocol, which memcached itself
-//! has deprecated.
+//! Source: `doc/protocol.txt` of memcached. Left out: the binary protocol, which memcached
+//! itself has deprecated.
 
 pub mod dialect;
+pub mod meta;
 pub mod reply;
 pub mod words;
 
+use crate::protocol::meta::Meta;
 use crate::protocol::reply::Error;
-use crate::protocol::words::{Words, append, signed, unsigned};
+use crate::protocol::words::{Words, append, is_key, signed, unsigned};
 use crate::store::{Limits, Update, Verb};
+use std::borrow::Cow;
 
 /// The largest length that a command line may announce, in bytes, as in memcached.
 pub const MAX_LENGTH: u64 = (1 << 31) - 3;
@@ -57,6 +60,10 @@ pub enum Request<'a> {
     },
     /// A change of one item: `set`, `delete`, `incr` and so on.
     Update(Update<'a>),
+    /// `mg`, `ms`, `md`, `ma`, `me`.
+    Meta(Meta<'a>),
+    /// `mn`, whose reply says that all before it have been executed.
+    Noop,
     /// `flush_all`: when, given like an exptime; 0 or negative is at once.
     FlushAll(i64),
     /// `stats`.
@@ -118,7 +125,7 @@ pub struct Rejection<'a> {
     pub swallow: Option<usize>,
     /// A key whose old value is removed: it was to be set to a value that is too large,
     /// and must not be read any more.
-    pub removes: Option<&'a [u8]>,
+    pub removes: Option<Cow<'a, [u8]>>,
 }
 
 impl Error {
@@ -139,7 +146,7 @@ pub fn parse<'a>(input: &'a [u8], limits: &Limits) -> Parsed<'a> {
         Ok(found) => found,
         Err(parsed) => return parsed,
     };
-    let mut words = Words(line);
+    let (mut words, body) = (Words(line), &input[used..]);
     let command = words.next().unwrap_or_default();
     let (result, noreply) = match command {
         b"get" => (get(words, limits, false, None), false),
@@ -151,13 +158,19 @@ pub fn parse<'a>(input: &'a [u8], limits: &Limits) -> Parsed<'a> {
         b"stats" => (stats(words), false),
         b"version" => (Ok(Request::Version), false),
         b"quit" => (Ok(Request::Quit), false),
+        b"mn" => (Ok(Request::Noop), false),
+        b"mg" | b"md" | b"ma" | b"me" => {
+            let key = words.next().unwrap_or_default();
+            (Meta::new(command, key, words, limits).map(Request::Meta), false)
+        }
+        b"ms" => return storage(None, words, body, used, limits),
         [] | [_] => (Err(Error::BadFormat), false),
         _ => match verb_named(command) {
             Some(verb @ (Verb::Delete | Verb::Incr | Verb::Decr | Verb::Touch)) => {
                 let key = words.next();
                 (change(verb, key, words, limits), is_noreply(words))
             }
-            Some(verb) => return storage(verb, words, &input[used..], used, limits),
+            verb @ Some(_) => return storage(verb, words, body, used, limits),
             None if is_http(line) => return Parsed::Close("HTTP"),
             None => (Err(Error::Unknown), false),
         },
@@ -171,6 +184,8 @@ pub fn parse<'a>(input: &'a [u8], limits: &Limits) -> Parsed<'a> {
 /// The line at the head of `input`, without its end, and how many bytes it takes up;
 /// or what there is instead. Its end is searched for from `from` on, and no line may have
 /// more than `longest` bytes from there.
+// An error as large as a request is moved once a request, as that is.
+#[expect(clippy::result_large_err)]
 pub(crate) fn first_line(
     input: &[u8],
     from: usize,
@@ -213,10 +228,6 @@ fn is_noreply(words: Words) -> bool {
     words.last() == Some(b"noreply")
 }
 
-pub(crate) fn is_key(word: &[u8], limits: &Limits) -> bool {
-    (1..=limits.key_size).contains(&word.len()) && !word.contains(&0)
-}
-
 fn get<'a>(
     keys: Words<'a>,
     limits: &Limits,
@@ -244,10 +255,11 @@ fn get_and_touch<'a>(
     exptime.map(|_| request).ok_or(Error::InvalidExptime)
 }
 
-/// `<verb> <key> <flags> <exptime> <length> [<unique>] [noreply]`, then the block,
-/// with which `body` begins, `used` bytes after the head.
+/// `<verb> <key> <flags> <exptime> <length> [<unique>] [noreply]`, or `ms <key> <length>
+/// <flag>*`, which is none of the verbs; then the block, with which `body` begins, `used`
+/// bytes after the head.
 fn storage<'a>(
-    verb: Verb,
+    verb: Option<Verb>,
     mut words: Words<'a>,
     body: &'a [u8],
     used: usize,
@@ -256,38 +268,54 @@ fn storage<'a>(
     // A missing word is an empty one, and an empty one is neither a key nor a number.
     let all = words;
     let mut word = || words.next().unwrap_or_default();
-    let (key, flags, exptime, length) = (word(), word(), word(), word());
-    let unique = if verb == Verb::Cas { word() } else { b"0" };
+    let (key, flags, exptime) = match verb {
+        Some(_) => (word(), word(), word()),
+        None => (word(), &b""[..], &b""[..]),
+    };
+    let length = word();
+    let unique = if verb == Some(Verb::Cas) { word() } else { b"0" };
     // Without a length there is no telling where the next line begins, so this is
     // answered even where no answer was wanted.
     let Some(length) = unsigned(length).filter(|length| *length <= MAX_LENGTH) else {
         return Error::BadFormat.after(used, false);
     };
     // P4
-    let (length, noreply) = (length as usize, is_noreply(all));
-    let reject = |error, removes| {
-        let swallow = Some(length);
-        Parsed::Rejected(Rejection { error, noreply, used, swallow, removes })
-    };
+    let (length, noreply) = (length as usize, verb.is_some() && is_noreply(all));
     let flags = unsigned(flags).and_then(|flags| u32::try_from(flags).ok());
-    let (Some(flags), Some(exptime), Some(number), true) =
-        (flags, signed(exptime), unsigned(unique), is_key(key, limits))
-    else {
-        return reject(Error::BadFormat, None);
-    };
-    if limits.is_too_large(key, length) {
-        return reject(Error::TooLarge, (verb == Verb::Set).then_some(key));
-    }
-    match block_end(body, length) {
-        BlockEnd::Need(bytes) => Parsed::NeedBytes(used + bytes),
-        BlockEnd::Missing(end) => Error::BadChunk.after(used + end, noreply),
-        BlockEnd::Found(end) => {
-            let value = &body[..length];
-            let update = Update { verb, key, flags, exptime, number, value };
-            let (request, used) = (Request::Update(update), used + end);
-            Parsed::Request { request, noreply, used }
+    let head = match (verb, flags, signed(exptime), unsigned(unique)) {
+        (None, ..) => Meta::new(b"ms", key, words, limits),
+        (Some(verb), Some(flags), Some(exptime), Some(number))
+            if is_key(key, limits) =>
+        {
+            let update = Update { verb, flags, exptime, number, ..Update::default() };
+            let update = Update { key, ..update };
+            Ok(Meta { name: b"", key: key.into(), flags: words, update })
         }
-    }
+        _ => Err(Error::BadFormat),
+    };
+    let (error, removes) = match head {
+        Err(error) => (error, None),
+        Ok(Meta { key, update, .. }) if limits.is_too_large(&key, length) => {
+            (Error::TooLarge, (update.verb == Verb::Set).then_some(key))
+        }
+        Ok(meta) => {
+            return match block_end(body, length) {
+                BlockEnd::Need(bytes) => Parsed::NeedBytes(used + bytes),
+                BlockEnd::Missing(end) => Error::BadChunk.after(used + end, noreply),
+                BlockEnd::Found(end) => {
+                    let update = Update { value: &body[..length], ..meta.update };
+                    let request = match verb {
+                        None => Request::Meta(Meta { update, ..meta }),
+                        Some(_) => Request::Update(update),
+                    };
+                    Parsed::Request { request, noreply, used: used + end }
+                }
+            };
+        }
+    };
+    // P2
+    let swallow = Some(length);
+    Parsed::Rejected(Rejection { error, noreply, used, swallow, removes })
 }
 
 /// Where a data block ends, its line end included.
@@ -392,6 +420,8 @@ impl Request<'_> {
                 }
             }
             Request::Update(update) => write_update(update, out),
+            Request::Meta(meta) => meta.write_request(out),
+            Request::Noop => out.extend_from_slice(b"mn"),
             Request::FlushAll(delay) => append(out, format_args!("flush_all {delay}")),
             Request::Stats(Topic::General) => out.extend_from_slice(b"stats"),
             Request::Stats(Topic::Settings) => out.extend_from_slice(b"stats settings"),
@@ -406,7 +436,7 @@ impl Request<'_> {
 }
 
 fn write_update(update: &Update, out: &mut Vec<u8>) {
-    let Update { verb, key, flags, exptime, number, value } = update;
+    let Update { verb, key, flags, exptime, number, value, .. } = update;
     out.extend_from_slice(name_of(*verb).as_bytes());
     out.push(b' ');
     out.extend_from_slice(key);
@@ -424,7 +454,7 @@ fn write_update(update: &Update, out: &mut Vec<u8>) {
 }
 
 /// In the order of [`Verb`].
-const VERBS: [(Verb, &str); 10] = [
+const VERBS: [(Verb, &str); 11] = [
     (Verb::Set, "set"),
     (Verb::Add, "add"),
     (Verb::Replace, "replace"),
@@ -435,6 +465,7 @@ const VERBS: [(Verb, &str); 10] = [
     (Verb::Incr, "incr"),
     (Verb::Decr, "decr"),
     (Verb::Touch, "touch"),
+    (Verb::Get, "get"),
 ];
 
 /// The verb of the command that has this name.

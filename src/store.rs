@@ -110,6 +110,8 @@ pub enum Verb {
     Decr,
     /// Give the item a new expiry. Its unique stays.
     Touch,
+    /// Read the item. It is changed only as the update says: `mg`.
+    Get,
 }
 
 /// A change of one item: what a client requests, and what the store executes. A verb looks
@@ -130,6 +132,33 @@ pub struct Update<'a> {
     pub number: u64,
     /// Not too large: see [`Limits::is_too_large`].
     pub value: &'a [u8],
+    /// The unique that the item must have, if there is one. A cas that finds a higher one
+    /// than its own stores all the same if it `is_stale`.
+    pub compare: Option<u64>,
+    /// The unique of what is stored; 0 for a new one.
+    pub unique: u64,
+    /// Where there is none, get, append, prepend, incr and decr make one, with this exptime
+    /// and their value. That of get has been won.
+    pub vivify: Option<i64>,
+    /// A get, an incr, a decr, and a delete that keeps the item give it their exptime.
+    pub renews: bool,
+    /// A get wins an item that is stale or expires before this, unless another has.
+    pub recache: Option<i64>,
+    /// A delete keeps the item, and marks its value as stale.
+    pub is_stale: bool,
+    /// A delete keeps the item without its value.
+    pub empties: bool,
+    /// A get is no access.
+    pub peeks: bool,
+}
+
+impl Update<'_> {
+    /// Whether a get wins the item that it has found.
+    fn wins(&self, it: &Record, now: u64) -> bool {
+        let Some(recache) = self.recache else { return false };
+        let is_due = (1..expiry(recache, now)).contains(&it.exptime);
+        !it.win_sent && (it.stale || is_due)
+    }
 }
 
 /// What became of an [`Update`].
@@ -147,6 +176,8 @@ pub enum Answer {
     Deleted,
     /// The item has its new expiry.
     Touched,
+    /// So it has, and this client alone is to recompute its value.
+    Won,
     /// The new number.
     Number(u64),
     /// The value is not a decimal number of 64 bits.
@@ -228,69 +259,124 @@ impl Store {
         key: &[u8],
         exptime: i64,
     ) -> Result<Option<Record<'s>>> {
-        let exptime = expiry(exptime, session.now);
-        let found = self.items.update(session, key, |found| {
-            // Read first: an item that can't be shown is not touched.
-            found.item()?;
-            let entry = found.entry;
-            Ok((entry.map_or(Change::Keep, |_| Change::Touch(exptime)), entry))
-        })?;
-        // It is still in the session.
-        found.map(|entry| self.items.loaded(entry, session)).transpose()
+        let update = Update { verb: Verb::Touch, key, exptime, ..Update::default() };
+        match self.execute(session, &update)? {
+            Answer::NotFound => Ok(None),
+            _ => self.touched(session).map(Some),
+        }
+    }
+
+    /// The item that a touch or a get has just found, as it was before; or that it has made.
+    pub fn touched<'s>(&self, session: &'s Session) -> Result<Record<'s>> {
+        let made = || Ok(session.stored.0);
+        session.found.map_or_else(made, |entry| self.items.loaded(entry, session))
     }
 
     /// Changes one item: what each verb means.
     pub fn execute(&self, session: &mut Session, update: &Update) -> Result<Answer> {
-        let Update { verb, key, flags, number, value, .. } = *update;
-        let exptime = expiry(update.exptime, session.now);
-        let new = Record { flags, exptime, key, value, ..Record::default() };
+        let Update { verb, key, flags, value, unique, .. } = *update;
+        let (now, exptime) = (session.now, expiry(update.exptime, session.now));
+        let new =
+            Record { flags, exptime, key, value, cas: unique, ..Record::default() };
+        session.stored = (Record::default(), value.len());
         if verb == Verb::Set {
             return self.items.set(session, new).map(|()| Answer::Stored);
         }
         let keep = |answer| Ok((Change::Keep, answer));
-        let put = || Ok((Change::Put(new), Answer::Stored));
+        let put = |record, answer| Ok((Change::Put(record), answer));
+        let reads = matches!(verb, Verb::Touch | Verb::Get) && !update.peeks;
+        let plain = Update { verb, key, ..Update::default() };
         // Outlives the closure, whose change borrows it.
         let digits = &mut Vec::new();
-        self.items.update(session, key, move |found| match verb {
-            Verb::Add if found.entry.is_some() => keep(Answer::NotStored),
-            Verb::Replace if found.entry.is_none() => keep(Answer::NotStored),
-            Verb::Set | Verb::Add | Verb::Replace => put(),
-            Verb::Delete | Verb::Touch if found.entry.is_none() => {
-                keep(Answer::NotFound)
-            }
-            Verb::Delete => Ok((Change::Remove, Answer::Deleted)),
-            Verb::Touch => Ok((Change::Touch(exptime), Answer::Touched)),
-            Verb::Append | Verb::Prepend => {
-                let Some(old) = found.item()? else { return keep(Answer::NotStored) };
-                if self.limits.is_too_large(key, old.value.len() + value.len()) {
-                    return keep(Answer::NotStored);
+        self.items.update(session, key, reads, move |found| {
+            let is_there = found.entry.is_some();
+            match verb {
+                Verb::Add if is_there => return keep(Answer::NotStored),
+                Verb::Replace if !is_there => return keep(Answer::NotStored),
+                Verb::Add | Verb::Replace => return put(new, Answer::Stored),
+                // Not read: also a damaged one can be deleted.
+                Verb::Delete if is_there && *update == plain => {
+                    return Ok((Change::Remove, Answer::Deleted));
                 }
-                let is_append = verb == Verb::Append;
-                let change = if is_append { Change::Append } else { Change::Prepend };
-                Ok((change(value), Answer::Stored))
+                _ => {}
             }
-            Verb::Cas => match found.item()? {
-                None => keep(Answer::NotFound),
-                Some(old) if old.cas != number => keep(Answer::Exists),
-                Some(_) => put(),
-            },
+            if let Some(old) = found.item()? {
+                return Ok(self.revise(update, now, new, &old, digits));
+            }
+            let answer = match (verb, update.vivify) {
+                (Verb::Append | Verb::Prepend, None) => return keep(Answer::NotStored),
+                (Verb::Append | Verb::Prepend, _) => Answer::Stored,
+                (Verb::Get, Some(_)) => Answer::Won,
+                (Verb::Incr | Verb::Decr, Some(_)) => {
+                    Answer::Number(decimal(value).unwrap_or_default())
+                }
+                _ => return keep(Answer::NotFound),
+            };
+            let exptime = expiry(update.vivify.unwrap_or_default(), now);
+            put(Record { exptime, win_sent: answer == Answer::Won, ..new }, answer)
+        })
+    }
+
+    /// What an update makes of the `old` item, where a `new` one is asked for.
+    fn revise<'v>(
+        &self,
+        update: &Update,
+        now: u64,
+        new: Record<'v>,
+        old: &Record,
+        digits: &'v mut Vec<u8>,
+    ) -> (Change<'v>, Answer) {
+        let Update { verb, number, is_stale, empties, .. } = *update;
+        let Record { stale, win_sent, flags, cas, .. } = *old;
+        let compare = update.compare.or((verb == Verb::Cas).then_some(number));
+        let is_other = verb != Verb::Get && compare.is_some_and(|unique| unique != cas);
+        let renews = update.renews || verb == Verb::Touch;
+        let exptime = if renews { new.exptime } else { old.exptime };
+        // The old one, but for its value.
+        let same = Record { stale, win_sent, flags, exptime, ..new };
+        let (wins, len) = (update.wins(old, now), old.value.len() + new.value.len());
+        let is_too_large = self.limits.is_too_large(update.key, len);
+        match verb {
+            Verb::Cas if is_other && is_stale && compare < Some(cas) => {
+                // Made from an older value; better that than what is there.
+                let same = Record { flags: new.flags, stale: true, ..same };
+                (Change::Put(same), Answer::Stored)
+            }
+            _ if is_other => (Change::Keep, Answer::Exists),
+            Verb::Delete if !is_stale && !empties => (Change::Remove, Answer::Deleted),
+            Verb::Delete => {
+                let (stale, win_sent) = (stale || is_stale, win_sent && !is_stale);
+                let same = Record { stale, win_sent, ..same };
+                let change = if empties { Change::Put } else { Change::Append };
+                (change(same), Answer::Deleted)
+            }
+            Verb::Get if !renews && !wins => (Change::Keep, Answer::Touched),
+            Verb::Get | Verb::Touch => {
+                // M2
+                let same = Record { cas, win_sent: win_sent || wins, ..same };
+                let answer = if wins { Answer::Won } else { Answer::Touched };
+                (Change::Append(same), answer)
+            }
+            Verb::Append | Verb::Prepend if is_too_large => {
+                (Change::Keep, Answer::NotStored)
+            }
+            Verb::Append => (Change::Append(same), Answer::Stored),
+            Verb::Prepend => (Change::Prepend(same), Answer::Stored),
             Verb::Incr | Verb::Decr => {
-                let Some(old) = found.item()? else { return keep(Answer::NotFound) };
                 let Some(before) = decimal(old.value) else {
-                    return keep(Answer::NotNumeric);
+                    return (Change::Keep, Answer::NotNumeric);
                 };
                 let after = match verb {
                     Verb::Incr => before.wrapping_add(number),
                     _ => before.saturating_sub(number),
                 };
                 // A shorter number is padded with spaces on the right, as in memcached.
-                let (flags, exptime) = (old.flags, old.exptime);
                 *digits = after.to_string().into_bytes();
                 digits.resize(digits.len().max(old.value.len()), b' ');
-                let changed = Record { flags, exptime, value: digits, ..new };
-                Ok((Change::Put(changed), Answer::Number(after)))
+                (Change::Put(Record { value: digits, ..same }), Answer::Number(after))
             }
-        })
+            _ => (Change::Put(new), Answer::Stored),
+        }
     }
 
     /// Removes every item: at once if `delay` is 0 or less, else when that time has

@@ -211,6 +211,27 @@ fn a_dump_is_what_stores_the_live_items_elsewhere() {
     assert!(dump(other.data()) == dumped);
 }
 
+/// M2: what a client has put into a key is not run, and what is stale stays so.
+#[test]
+fn a_dump_has_keys_of_any_bytes_and_stale_values() {
+    let mut server = Server::start(&["--sync", "every-second"]);
+    let stream = server.connect();
+    // A key that is a space, a line end and a command.
+    let key = "IA0KZmx1c2hfYWxs";
+    let request = format!("ms {key} 1 b F7\r\na\r\nms old 1\r\nb\r\nmd old I\r\n");
+    ask(&stream, request + "mg made N0\r\n", "HD\r\nHD\r\nHD\r\nHD W\r\n");
+    server.kill();
+    let dumped = String::from_utf8(dump(server.data())).expect("text");
+    let expected = format!("ms {key} 1 b q F7 T0\r\na\r\n");
+    assert!(dumped.starts_with(&expected), "{dumped}");
+    let other = Server::start(&[]);
+    let port = other.addr.port().to_string();
+    assert!(load(&["--port", &port], dumped.as_bytes()).starts_with("VERSION "));
+    let stream = other.connect();
+    ask(&stream, format!("mg {key} b v f\r\n"), "VA 1 f7\r\na\r\n");
+    ask(&stream, "mg old v\r\nmg made v\r\n", "VA 1 X W\r\nb\r\nVA 0 X W\r\n\r\n");
+}
+
 #[test]
 fn what_has_expired_for_a_client_is_not_dumped_though_the_clock_goes_back() {
     // S6: the server that showed it had a clock that was years ahead.

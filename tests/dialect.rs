@@ -319,7 +319,15 @@ fn what_a_dialect_has_no_words_for_is_not_written() {
         |unique, exptime, keys| Request::Get { keys: Words(keys), unique, exptime };
     fn update(verb: Verb, flags: u32, exptime: i64, value: &[u8]) -> Request<'_> {
         let key = b"k";
-        Request::Update(Update { verb, key, flags, exptime, number: 0, value })
+        Request::Update(Update {
+            verb,
+            key,
+            flags,
+            exptime,
+            number: 0,
+            value,
+            ..Update::default()
+        })
     }
     let unsaid = [
         get(true, None, b"a"),
@@ -387,7 +395,7 @@ fn a_length_is_only_a_number() {
             noreply: false,
             used: input.len(),
             swallow: Some(longest),
-            removes: Some(b"k"),
+            removes: Some(b"k".into()),
         };
         assert_eq!(dialect.parse(&input, &LIMITS), Parsed::Rejected(rejection));
         let input = line(longest + 1);

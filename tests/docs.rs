@@ -35,9 +35,10 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 /// The pages that are chapters, beside README.md and docs/README.md.
-const CHAPTERS: [&str; 14] = [
+const CHAPTERS: [&str; 15] = [
     "docs/steps.md",
     "docs/protocol.md",
+    "docs/meta.md",
     "docs/dialects.md",
     "docs/file.md",
     "docs/repair.md",
@@ -811,7 +812,7 @@ fn operand(words: &mut &[&str], known: &BTreeMap<String, u64>) -> Option<u64> {
 /// Whether this is the number of an invariant: `L2`.
 fn is_invariant(word: &str) -> bool {
     matches!(word.as_bytes(), [letter, digit]
-        if b"PFLRSCVWKD".contains(letter) && digit.is_ascii_digit())
+        if b"PFLRSCVWKDM".contains(letter) && digit.is_ascii_digit())
 }
 
 fn invariants_in(text: &str) -> Vec<String> {

@@ -42,8 +42,8 @@ const FAULTS: [Fault; 7] = [
         what: "a copy overtakes a delete",
         test: "simulate",
         file: "src/store/items.rs",
-        line: "if entry.is_none_or(|entry| entry.position != position) {",
-        instead: "if entry.is_some_and(|entry| entry.position != position) {",
+        line: "if entry.is_none_or(|entry| entry.position(position) != position) {",
+        instead: "if entry.is_some_and(|entry| entry.position(position) != position) {",
     },
     Fault {
         what: "a parked reply misses its wake-up: a commit wakes one worker alone",

@@ -500,7 +500,7 @@ impl World {
         let (keys, asked) = ((0..self.keys).collect(), Asked::Gets);
         let mut first = self.clients[0].borrow_mut();
         first.connect(&life);
-        first.ask(self, vec![Command { keys, asked, noreply: false }]);
+        first.ask(self, vec![Command::of(keys, asked)]);
         drop(first);
         life.drain(self);
         Ok(life)

@@ -1712,3 +1712,33 @@ fn what_was_written_is_synced_also_while_the_disk_takes_no_more() {
     t.store.maintain(&|| NOW).unwrap_err();
     assert_eq!(t.store.figure("log_synced"), end);
 }
+
+#[test]
+fn what_has_become_too_large_can_be_touched_and_not_appended_to() {
+    let mut t = Fixture::every_second();
+    let mut session = Session::at(NOW);
+    t.store.set(&mut session, b"k", 0, 0, &[b'v'; 100]).unwrap();
+    t.store.settle(&session).unwrap();
+    t.options.max_item_size = 50;
+    t.restart_at(NOW);
+    let mut session = Session::at(NOW);
+    assert_eq!(t.store.touch(&mut session, b"k", 90), Ok(Answer::Touched));
+    let append = t.store.append(&mut session, b"k", b"v");
+    assert_eq!(append, Ok(Answer::NotStored));
+}
+
+#[test]
+fn an_access_of_hours_ago_is_still_known_as_such() {
+    let t = Fixture::every_second();
+    t.store.set(&mut Session::at(NOW), b"k", 0, 0, b"v").unwrap();
+    let shown = |now| {
+        let mut session = Session::at(now);
+        let record = t.store.get(&mut session, b"k").unwrap().unwrap();
+        (record.was_read, record.idle)
+    };
+    assert_eq!(shown(NOW + 7), (false, 7));
+    // Each shard has its turn in time.
+    (0..400).for_each(|i| t.store.maintain(&|| NOW + 7 + 50 * i).unwrap());
+    let (was_read, idle) = shown(NOW + 20_007);
+    assert!(was_read && idle.abs_diff(20_000) <= 3600, "{idle}");
+}

@@ -165,7 +165,7 @@ impl Round {
         let life = Life::new(server, self.clock.clone(), self.keys);
         let mut stream = BufReader::new(connect(life.addr).expect("it listens"));
         let keys = (0..self.keys).collect();
-        let reads = [Command { keys, asked: Asked::Gets, noreply: false }];
+        let reads = [Command::of(keys, Asked::Gets)];
         let read = self.clients[0].exchange(&mut stream, &reads, &life);
         read.expect("it answers");
         life

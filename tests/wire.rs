@@ -46,7 +46,8 @@ macro_rules! topics {
 
 topics! {
     get set append cas delete incr touch expiry flush noreply errors large newline admin
-    auth lite raw raw_one_byte raw_little
+    meta_get meta_set meta_delete meta_count meta_quiet meta_stale meta_base64
+    meta_errors auth lite raw raw_one_byte raw_little
 }
 
 fn holds(topic: &str) {

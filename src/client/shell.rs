@@ -210,6 +210,10 @@ impl<O: Write, E: Write> Shell<O, E> {
         if !takes.ends_with("VALUE") {
             args.extend(rest.map(<[u8]>::to_vec));
         }
+        if name == "ms" {
+            let value = self.line(lines, "value: ").ok_or_else(|| ended("a value"))?;
+            args.push([b"\r\n", &value[..]].concat());
+        }
         Ok((args, command))
     }
 
@@ -282,6 +286,10 @@ impl<O: Write, E: Write> Shell<O, E> {
             ("flush", []) => Request::FlushAll(0),
             ("flush", [delay]) => Request::FlushAll(number("SECS", delay, signed)?),
             ("version", []) => Request::Version,
+            ("mn", []) => Request::Noop,
+            (name @ ("mg" | "ms" | "md" | "ma" | "me"), _) => {
+                return self.meta(&[&[name.as_bytes()], args].concat());
+            }
             _ => Request::Update(self.update(command, args)?),
         };
         let reply = self.client()?.ask(&request)?;
@@ -337,6 +345,15 @@ impl<O: Write, E: Write> Shell<O, E> {
                 ..value(lines.join(&b'\n'))
             },
         })
+    }
+
+    /// A meta command as it was typed.
+    fn meta(&mut self, words: &[&[u8]]) -> Result<Output, Stopped> {
+        let (line, value) = self.client()?.meta(words.join(&b' '))?;
+        let has_failed = matches!(&line[..2], b"EN" | b"NF" | b"NS" | b"EX");
+        let outcome = if has_failed { Outcome::Not } else { Outcome::Done };
+        let text = [line].into_iter().chain(value).collect::<Vec<_>>().join(&b'\n');
+        Ok(Output { text, end: "\r\n", is_value: false, outcome })
     }
 
     fn stats(&mut self, topic: Topic) -> Result<Output, Stopped> {

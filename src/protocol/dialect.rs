@@ -22,9 +22,9 @@
 //! stand. In its `set`, one space stands before the key and one after it, no more.
 
 use crate::protocol::reply::{Error, Reply, ValueLine, write_value};
-use crate::protocol::words::{Words, append, unsigned};
+use crate::protocol::words::{Words, append, is_key, unsigned};
 use crate::protocol::{BlockEnd, MAX_LENGTH, Parsed, Rejection, Request};
-use crate::protocol::{block_end, first_line, is_http, is_key, max_line, parse};
+use crate::protocol::{block_end, first_line, is_http, max_line, parse};
 use crate::store::record::Format;
 use crate::store::{Answer, Limits, Update, Verb};
 
@@ -122,7 +122,7 @@ impl Dialect {
             return reject(Error::BadFormat, None);
         }
         if limits.is_too_large(key, length) {
-            return reject(Error::TooLarge, Some(key));
+            return reject(Error::TooLarge, Some(key.into()));
         }
         match self.block_end(body, length) {
             BlockEnd::Need(bytes) => Parsed::NeedBytes(used + bytes),

@@ -1,5 +1,5 @@
 //! The server's half of the protocol: [`Reply`] <-> bytes. Pure. Every phrase that goes
-//! out over the wire stands here.
+//! out over the wire stands here, but for those of meta commands.
 
 use crate::protocol::words::{Words, append, append_number, unsigned};
 use crate::store::Answer;
@@ -43,6 +43,8 @@ pub enum Error {
     BadToken,
     /// No line end where a login's block should end.
     BadTermination,
+    /// This is wrong with the flags of a meta command.
+    Flags(&'static str),
 }
 
 impl fmt::Display for Error {
@@ -61,6 +63,7 @@ impl fmt::Display for Error {
             Error::AuthenticationFailure => "CLIENT_ERROR authentication failure",
             Error::BadToken => "CLIENT_ERROR bad authentication token format",
             Error::BadTermination => "CLIENT_ERROR bad command line termination",
+            Error::Flags(why) => return write!(f, "CLIENT_ERROR {why}"),
         })
     }
 }
@@ -76,6 +79,8 @@ pub enum Reply {
     Reset,
     /// The end of a reply to the get family or to `stats`.
     End,
+    /// To `mn`.
+    Noop,
     /// To `version`.
     Version(String),
     /// The request is at fault.
@@ -84,11 +89,11 @@ pub enum Reply {
     ServerError(String),
 }
 
-const NOT_NUMERIC: &[u8] =
+pub(crate) const NOT_NUMERIC: &[u8] =
     b"CLIENT_ERROR cannot increment or decrement non-numeric value";
 
 /// The other replies that are always the same.
-const PHRASES: [(Reply, &str); 9] = [
+const PHRASES: [(Reply, &str); 10] = [
     (Reply::Answer(Answer::Stored), "STORED"),
     (Reply::End, "END"),
     (Reply::Answer(Answer::NotStored), "NOT_STORED"),
@@ -98,6 +103,7 @@ const PHRASES: [(Reply, &str); 9] = [
     (Reply::Answer(Answer::Touched), "TOUCHED"),
     (Reply::Ok, "OK"),
     (Reply::Reset, "RESET"),
+    (Reply::Noop, "MN"),
 ];
 
 impl Reply {

@@ -1,6 +1,7 @@
 //! The smallest pieces of the protocol's lines: words, and decimal numbers; and foreign
 //! bytes as text that does no harm.
 
+use crate::store::Limits;
 use std::fmt;
 use std::io::Write;
 
@@ -18,6 +19,11 @@ impl<'a> Iterator for Words<'a> {
         self.0 = &rest[end..];
         Some(&rest[..end])
     }
+}
+
+/// Whether a word can be a key.
+pub(crate) fn is_key(word: &[u8], limits: &Limits) -> bool {
+    (1..=limits.key_size).contains(&word.len()) && !word.contains(&0)
 }
 
 /// A decimal number of 64 bits: digits and nothing else.

@@ -383,7 +383,7 @@ impl Connection {
 
     /// Answers what is malformed or too large, at once or after its data block.
     fn reject(&mut self, rejection: &Rejection, context: &mut Context) {
-        let Rejection { error, swallow, removes, .. } = *rejection;
+        let Rejection { error, swallow, ref removes, .. } = *rejection;
         let mut reply = Reply::Rejected(error);
         if !self.is_authenticated {
             reply = Reply::Rejected(match error {
@@ -407,7 +407,7 @@ impl Connection {
         };
         let is_silent = rejection.noreply && self.is_authenticated;
         let reply = (!is_silent).then_some(reply);
-        let key = removes.filter(|_| self.is_authenticated).map(Vec::from);
+        let key = removes.as_deref().filter(|_| self.is_authenticated).map(Vec::from);
         self.next = Next::Swallow { left, needed: 1, reply, key };
     }
 

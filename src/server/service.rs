@@ -8,6 +8,7 @@
 //! |---|---|---|
 //! | a get of any kind | `Context::get`, key by key, since there may be more than fits | its items, `END` |
 //! | a change of one item | `Store::execute` | the answer's line |
+//! | a meta command | the same, or `Context::meta_get` | codes and flags |
 //! | `flush_all` | `Store::flush_all` | `OK` |
 //! | `stats` | `Shared::stats` | lines of figures, `END` |
 //!
@@ -16,6 +17,7 @@
 
 use crate::lock;
 use crate::os;
+use crate::protocol::meta::Meta;
 use crate::protocol::reply::{self, Reply, write_stat};
 use crate::protocol::words::Words;
 use crate::protocol::{Request, Topic};
@@ -121,6 +123,11 @@ impl Context {
         let now = self.session.now;
         let reply = match request {
             Request::Update(update) => self.update(update).map(Reply::Answer),
+            Request::Meta(meta) => match self.meta(meta, out) {
+                Ok(()) => return,
+                Err(error) => Err(error),
+            },
+            Request::Noop => Ok(Reply::Noop),
             Request::FlushAll(delay) => {
                 self.counters().cmd_flush.add(1);
                 let flushed = self.shared.store.flush_all(&mut self.session, *delay);
@@ -136,12 +143,29 @@ impl Context {
         self.shared.options.dialect.write_reply(&reply, out);
     }
 
+    /// Executes a meta command, and appends its reply to `out`.
+    fn meta(&mut self, meta: &Meta, out: &mut Vec<u8>) -> Result<()> {
+        let answer = self.update(&Update { key: &meta.key, ..meta.update })?;
+        let (store, session) = (&self.shared.store, &self.session);
+        let (mut item, mut size) = session.stored;
+        if matches!(meta.name, b"mg" | b"me") && answer != Answer::NotFound {
+            item = store.touched(session)?;
+            size = item.value.len();
+        }
+        if meta.name == b"me" {
+            size = store.format().record_len(size);
+        }
+        meta.write_reply(answer, &item, size, session.now, out);
+        Ok(())
+    }
+
     /// Executes an update, and counts it: once when it comes, once by its answer.
     fn update(&mut self, update: &Update) -> Result<Answer> {
         let Context { shared, session, worker } = self;
         let counters = &shared.counters[*worker];
         match update.verb {
             Verb::Touch => counters.cmd_touch.add(1),
+            Verb::Get => counters.cmd_get.add(1),
             Verb::Delete | Verb::Incr | Verb::Decr => {}
             _ => counters.cmd_set.add(1),
         }
@@ -154,6 +178,8 @@ impl Context {
             (Verb::Delete, _) => &counters.delete_misses,
             (Verb::Touch, Answer::Touched) => &counters.touch_hits,
             (Verb::Touch, _) => &counters.touch_misses,
+            (Verb::Get, _) if session.found.is_some() => &counters.get_hits,
+            (Verb::Get, _) => &counters.get_misses,
             (Verb::Incr, Answer::Number(_)) => &counters.incr_hits,
             (Verb::Incr, Answer::NotFound) => &counters.incr_misses,
             (Verb::Decr, Answer::Number(_)) => &counters.decr_hits,

@@ -1,12 +1,14 @@
 //! What can be done to a data directory that no server is using: `--check`, `--dump`,
 //! `--repair` and `--compact`.
 //!
-//! A dump is the live items as requests: each a `set` with noreply, in the order of their
+//! A dump is the live items as requests: each a `set` with noreply, or an `ms` if only that
+//! can have the key, and an `md` after it if the value is stale; in the order of their
 //! records, a `flush_all` if one is pending, and then a `version`, whose reply says that all
 //! of them were executed. What is left of an item's life is given as a date, so it does not
 //! matter when the dump is loaded. It is loaded by sending it to any memcached.
 
 use crate::os::unix_now;
+use crate::protocol::meta::to_base64;
 use crate::store::disk::{Directory, Disk};
 use crate::store::repair::repair;
 use crate::store::survey::{numbers, survey};
@@ -72,13 +74,19 @@ fn dump(disk: &dyn Disk, settings: &Settings, mut out: impl Write) -> Result<()>
     found.problems().iter().for_each(|problem| warn(&format!("server: {problem}")));
     let due = found.flush_due();
     survey(disk, settings, |position, record| {
-        let Record { flags, exptime, key, value, .. } = *record;
+        let Record { flags, exptime, key, value, stale, win_sent, .. } = *record;
         if found.is_live(position, record, now) && !(1..=now).contains(&due) {
-            out.write_all(b"set ")?;
-            out.write_all(key)?;
-            write!(out, " {flags} {exptime} {} noreply\r\n", value.len())?;
-            out.write_all(value)?;
-            out.write_all(b"\r\n")?;
+            let (text, len) = (to_base64(key), value.len());
+            if key.iter().any(|byte| b" \n\0".contains(byte)) {
+                write!(out, "ms {text} {len} b q F{flags} T{exptime}\r\n")?;
+            } else {
+                out.write_all(&[b"set ", key].concat())?;
+                write!(out, " {flags} {exptime} {len} noreply\r\n")?;
+            }
+            out.write_all(&[value, b"\r\n"].concat())?;
+            if stale || win_sent {
+                write!(out, "md {text} b q I\r\n")?;
+            }
         }
         Ok(())
     })?;

@@ -20,11 +20,13 @@ use std::sync::{Mutex, MutexGuard};
 /// Shards of the index: many more than workers, few enough for a flush to lock them all.
 const SHARDS: usize = 64;
 
-/// What the index knows about a key.
+/// What the index knows about a key, in 16 bytes.
 #[derive(Clone, Copy)]
 pub(crate) struct Entry {
-    /// Where its record stands.
-    pub(crate) position: u64,
+    /// The lower 48 bits of its record's position: two records of one log are not so far
+    /// apart that more were needed to tell which it is. And 16 bits of what is known of
+    /// accesses, which no file has: [`READ`], [`HOURS`], and when the last one was.
+    place: u64,
     /// Size of the value in bytes; the protocol's limit fits.
     pub(crate) size: u32,
     /// Expiry in Unix seconds, 0 for never. 32 bits keep the entry at 16 bytes; what
@@ -32,10 +34,54 @@ pub(crate) struct Entry {
     pub(crate) exptime: u32,
 }
 
+const ACCESS: u64 = 0xffff;
+/// It was read since it was stored, or since the start.
+const READ: u64 = 1 << 15;
+/// The time of the last access is in hours, else in seconds.
+const HOURS: u64 = 1 << 14;
+/// That time, modulo 2^14.
+const TIME: u64 = HOURS - 1;
+
 impl Entry {
     pub(crate) fn new(position: u64, size: usize, exptime: u64) -> Entry {
         let exptime = u32::try_from(exptime).unwrap_or(u32::MAX);
-        Entry { position, size: size as u32, exptime }
+        Entry { place: position << 16, size: size as u32, exptime }
+    }
+
+    /// Where its record stands, in a log that has come about as far as `near`.
+    pub(crate) fn position(&self, near: u64) -> u64 {
+        let ahead = self.place.wrapping_sub(near << 16) as i64 >> 16;
+        near.wrapping_add_signed(ahead)
+    }
+
+    /// The same item, whose record stands elsewhere.
+    pub(crate) fn moved_to(self, position: u64) -> Entry {
+        Entry { place: position << 16 | self.place & ACCESS, ..self }
+    }
+
+    /// Notes an access, which `is_read`, or the start.
+    pub(crate) fn access_at(&mut self, now: u64, is_read: bool) {
+        let read = if is_read { READ } else { 0 };
+        self.place = self.place & !ACCESS | read | now & TIME;
+    }
+
+    /// Whether it was read, and the seconds since the last access; once that is an hour ago,
+    /// by and by in whole hours.
+    pub(crate) fn access(&self, now: u64) -> (bool, u64) {
+        let unit = if self.place & HOURS == 0 { 1 } else { 3600 };
+        let idle = (now / unit).wrapping_sub(self.place) & TIME;
+        // The clock of another thread may be a little ahead of this one.
+        let idle = if idle > TIME / 2 { 0 } else { idle * unit };
+        (self.place & READ != 0, idle)
+    }
+
+    /// Changes to hours before the seconds become ambiguous.
+    pub(crate) fn age(&mut self, now: u64) {
+        let (_, idle) = self.access(now);
+        if self.place & HOURS == 0 && idle > 3600 {
+            let hour = now.saturating_sub(idle) / 3600;
+            self.place = self.place & !TIME | HOURS | hour & TIME;
+        }
     }
 }
 
@@ -206,7 +252,7 @@ impl Index {
     pub(crate) fn positions_before(&self, end: u64) -> Vec<u64> {
         let mut positions = Vec::new();
         for shard in self.shards.iter().map(lock) {
-            let all = shard.entries.values().map(|entry| entry.position);
+            let all = shard.entries.values().map(|entry| entry.position(end));
             positions.extend(all.filter(|&position| position < end));
         }
         positions.sort_unstable();
@@ -235,6 +281,47 @@ mod tests {
             let key = Key::new(&bytes);
             assert_eq!(key.bytes(), &bytes[..]);
             assert_eq!(matches!(key, Key::Long(_)), len > SHORT);
+        }
+    }
+
+    #[test]
+    fn the_last_access_is_known_in_seconds_and_later_in_hours() {
+        let (start, size) = (1_700_000_123, 1 << 30);
+        let mut entry = Entry::new(40, size, 7);
+        entry.access_at(start, false);
+        for later in [0, 1, 59, 3600] {
+            entry.age(start + later);
+            assert_eq!(entry.access(start + later), (false, later));
+        }
+        // As often as the shard's turn comes, for half a year.
+        for later in (3664..180 * 24 * 3600).step_by(64) {
+            entry.age(start + later);
+            let (was_read, idle) = entry.access(start + later);
+            assert!(!was_read && idle.abs_diff(later) <= 3600, "{idle} for {later}");
+        }
+        entry.access_at(start + 42, true);
+        assert_eq!(entry.access(start + 50), (true, 8));
+        // For a thread whose clock is behind, it was just now.
+        assert_eq!(entry.access(start + 40), (true, 0));
+        let moved = entry.moved_to(1 << 40);
+        assert_eq!(moved.access(start + 50), (true, 8));
+        assert_eq!(
+            (moved.position(1 << 40), moved.size, moved.exptime),
+            (1 << 40, size as u32, 7)
+        );
+    }
+
+    #[test]
+    fn a_position_is_found_near_the_end_of_the_log() {
+        for position in [0, 40, 1 << 47, (1 << 48) - 1, 1 << 48, (1 << 61) + 40] {
+            let mut entry = Entry::new(position, 1, 0);
+            entry.access_at(u64::MAX, true);
+            let furthest = (1 << 47) - 1;
+            for near in [position, position + 1, position + furthest] {
+                assert_eq!(entry.position(near), position);
+            }
+            let near = position.saturating_sub(furthest);
+            assert_eq!(entry.position(near), position);
         }
     }
 

@@ -50,6 +50,10 @@ pub struct Session {
     /// The work done since this was last 0, in bytes of records read and appended, and
     /// some for each look-up: what requests have cost, which their length does not show.
     pub work: u64,
+    /// What the latest update has found.
+    pub(crate) found: Option<Entry>,
+    /// Unique and expiry of what it has stored, and the size of the value, stored or not.
+    pub stored: (Record<'static>, usize),
     /// The records that were read last; so most gets allocate nothing.
     recent: Recent,
 }
@@ -78,14 +82,12 @@ const NOTHING: &[u8] = b"";
 pub(crate) enum Change<'v> {
     /// Nothing.
     Keep,
-    /// This record takes its place: a new value, and a new unique unless it has one.
+    /// This record takes its place, with a new unique unless it has one.
     Put(Record<'v>),
-    /// The value is the old one and then this. It gets a new unique.
-    Append(&'v [u8]),
-    /// The value is this and then the old one. It gets a new unique.
-    Prepend(&'v [u8]),
-    /// It has this expiry from here on, in Unix seconds. Its unique stays.
-    Touch(u64),
+    /// The same, but the old value comes before that of the record.
+    Append(Record<'v>),
+    /// The same, but the old value comes after it.
+    Prepend(Record<'v>),
     /// It is gone.
     Remove,
 }
@@ -147,7 +149,7 @@ impl Items {
             return Ok(None);
         }
         let entry = loop {
-            let found = self.find(&mut self.index.shard(key), session, key);
+            let found = self.find(&mut self.index.shard(key), session, key, true);
             let Some(entry) = found else { return Ok(None) };
             // Read without the shard's lock. Where the file has just gone, the record
             // was moved, and the index says where to.
@@ -164,22 +166,34 @@ impl Items {
         self.flush_if_due(session)?;
         let draft = Draft::new(&self.log.format, record, NOTHING);
         let mut shard = self.index.shard(record.key);
-        session.wrote(self.put(&mut shard, session.now, &record, &draft)?);
+        let (place, stored) =
+            self.put(&mut shard, session.now, &record, &draft, false)?;
+        session.stored = (stored, record.value.len());
+        session.wrote(place);
         Ok(())
     }
 
-    /// Changes the item under `key` as `decide` says, which also gives the answer.
+    /// Changes the item under `key` as `decide` says, which also gives the answer. If that
+    /// `reads`, it is an access.
     pub(crate) fn update<'v, A>(
         &self,
         session: &mut Session,
         key: &[u8],
+        reads: bool,
         decide: impl FnOnce(&mut Found) -> Result<(Change<'v>, A)>,
     ) -> Result<A> {
         self.flush_if_due(session)?;
+        // What is to be read is read before the shard is locked, since that may take long.
+        let noted = reads.then(|| self.index.shard(key).entries.get(key).copied());
+        let ahead = noted.flatten().filter(|it| self.load(*it, session) == Ok(true));
         let (mut shard, now) = (self.index.shard(key), session.now);
-        let entry = self.find(&mut shard, session, key);
-        let mut found = Found { entry, items: self, session, is_loaded: false };
+        let entry = self.find(&mut shard, session, key, reads);
+        session.found = entry;
+        let position = |entry| self.position(entry);
+        let is_loaded = entry.map(position) == ahead.map(position);
+        let mut found = Found { entry, items: self, session, is_loaded };
         let (change, answer) = decide(&mut found)?;
+        let is_new = matches!(change, Change::Put(_));
         let (record, rest) = match change {
             Change::Keep => return Ok(answer),
             Change::Remove => {
@@ -187,35 +201,40 @@ impl Items {
                 return Ok(answer);
             }
             Change::Put(record) => (Record { key, ..record }, NOTHING),
-            Change::Append(more) => (Record { cas: 0, ..found.old()? }, more),
-            Change::Prepend(value) => {
-                let old = found.old()?;
-                (Record { cas: 0, value, ..old }, old.value)
+            Change::Append(record) => {
+                (Record { key, value: found.old()?.value, ..record }, record.value)
             }
-            Change::Touch(exptime) => (Record { exptime, ..found.old()? }, NOTHING),
+            Change::Prepend(record) => (Record { key, ..record }, found.old()?.value),
         };
         let draft = Draft::new(&self.log.format, record, rest);
-        let place = self.put(&mut shard, now, &record, &draft)?;
+        let was_read = reads || !is_new && entry.is_some_and(|old| old.access(0).0);
+        let (place, stored) = self.put(&mut shard, now, &record, &draft, was_read)?;
+        session.stored = (stored, draft.value_len());
         session.wrote(place);
         Ok(answer)
     }
 
-    /// Appends a value, and returns where. S4: then the log has it, so the index may follow.
+    /// Appends a value, and returns where, and its unique and expiry. S4: then the log has
+    /// it, so the index may follow.
     fn put(
         &self,
         shard: &mut Shard,
         now: u64,
-        Record { key, exptime, .. }: &Record,
+        &Record { key, exptime, cas, .. }: &Record,
         draft: &Draft,
-    ) -> Result<Range<u64>> {
+        was_read: bool,
+    ) -> Result<(Range<u64>, Record<'static>)> {
         self.counts.total_items.fetch_add(1, Relaxed);
-        if is_expired(*exptime, now) {
+        if is_expired(exptime, now) {
             // All that it does is to end what was there.
-            return self.remove(shard, key);
+            return Ok((self.remove(shard, key)?, Record::default()));
         }
         let place = self.log.append_value(draft)?;
-        shard.insert(key, Entry::new(place.start, draft.value_len(), *exptime));
-        Ok(place)
+        let mut entry = Entry::new(place.start, draft.value_len(), exptime);
+        entry.access_at(now, was_read);
+        shard.insert(key, entry);
+        let cas = if cas == 0 { place.start } else { cas };
+        Ok((place, Record { cas, exptime, ..Record::default() }))
     }
 
     /// Appends a deletion, and removes the key.
@@ -274,7 +293,7 @@ impl Items {
     ) -> Result<Option<Range<u64>>> {
         let mut shard = self.index.shard(record.key);
         let entry = shard.entries.get(record.key);
-        if entry.is_none_or(|entry| entry.position != position) {
+        if entry.is_none_or(|entry| entry.position(position) != position) {
             return Ok(None);
         }
         if is_expired(record.exptime, now) {
@@ -287,15 +306,16 @@ impl Items {
     /// Points the index at a copy, unless the key has changed since.
     pub(crate) fn redirect(&self, key: &[u8], from: u64, to: u64) {
         if let Some(entry) = self.index.shard(key).entries.get_mut(key)
-            && entry.position == from
+            && entry.position(from) == from
         {
-            entry.position = to;
+            *entry = entry.moved_to(to);
         }
     }
 
-    /// Deletes the expired items of one shard, the next one at each call.
+    /// Deletes the expired items of one shard, the next one at each call, and ages all.
     pub(crate) fn remove_expired(&self, now: u64) -> Result<()> {
         let mut shard = self.index.next();
+        shard.entries.values_mut().for_each(|entry| entry.age(now));
         let entries = shard.entries.iter();
         let expired = entries.filter(|(_, it)| is_expired(it.exptime.into(), now));
         let keys: Vec<Box<[u8]>> = expired.map(|(key, _)| key.bytes().into()).collect();
@@ -303,20 +323,26 @@ impl Items {
     }
 
     /// Where `key`'s record stands, if it has one that has not expired. Every answer
-    /// that rests on having looked goes through here: S2 and S3.
+    /// that rests on having looked goes through here: S2 and S3. If it `reads`, the index
+    /// notes that, and the entry is as it was before.
     fn find(
         &self,
         shard: &mut Shard,
         session: &mut Session,
         key: &[u8],
+        reads: bool,
     ) -> Option<Entry> {
         session.work += LOOK_UP;
-        let Some(entry) = shard.entries.get(key).copied() else {
+        let Some(noted) = shard.entries.get_mut(key) else {
             session.depend(shard.removed);
             return None;
         };
+        let entry = *noted;
         session.depend(self.end_of(entry));
         if !is_expired(entry.exptime.into(), session.now) {
+            if reads {
+                noted.access_at(session.now, true);
+            }
             return Some(entry);
         }
         self.counts.expired_lookups.fetch_add(1, Relaxed);
@@ -326,8 +352,12 @@ impl Items {
         None
     }
 
+    fn position(&self, entry: Entry) -> u64 {
+        entry.position(self.log.synced())
+    }
+
     fn end_of(&self, entry: Entry) -> u64 {
-        entry.position + self.record_len(entry) as u64
+        self.position(entry) + self.record_len(entry) as u64
     }
 
     fn record_len(&self, entry: Entry) -> usize {
@@ -336,21 +366,23 @@ impl Items {
 
     /// Reads a record's bytes into the session; false if its file is gone.
     fn load(&self, entry: Entry, session: &mut Session) -> Result<bool> {
-        let len = self.record_len(entry);
+        let (position, len) = (self.position(entry), self.record_len(entry));
         session.work += len as u64;
-        let read = |buffer: &mut [u8]| self.log.read(entry.position, buffer);
-        session.recent.load(entry.position, len, read)
+        let read = |buffer: &mut [u8]| self.log.read(position, buffer);
+        session.recent.load(position, len, read)
     }
 
     /// The record that was loaded last (F1, again at every read).
     pub(crate) fn loaded<'s>(
         &self,
-        Entry { position, size, .. }: Entry,
+        entry: Entry,
         session: &'s Session,
     ) -> Result<Record<'s>> {
-        let Log { format, .. } = &self.log;
-        let bytes = session.recent.bytes(position, format.record_len(size as usize));
-        format.decode(bytes, position).ok_or_else(|| {
+        let (position, len) = (self.position(entry), self.record_len(entry));
+        let bytes = session.recent.bytes(position, len);
+        let (was_read, idle) = entry.access(session.now);
+        let record = self.log.format.decode(bytes, position);
+        record.map(|it| Record { was_read, idle, ..it }).ok_or_else(|| {
             session.recent.forget(position);
             self.counts.damaged_reads.fetch_add(1, Relaxed);
             self.log.damaged(position)

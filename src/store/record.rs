@@ -13,8 +13,9 @@
 //!
 //! The header is big-endian, whatever INT_ORDER says: a reader needs it to learn
 //! INT_ORDER. A record's integers are in INT_ORDER. A key shorter than KEY_SIZE
-//! is padded with zeros. Two bits of the kind's byte belong to a set: the value is
-//! stale, and a client has been asked to recompute it.
+//! is padded with zeros. Three bits of the kind's byte belong to a set: the value is
+//! stale; a client has been asked to recompute it; and its unique may be higher than the
+//! position, since a client has chosen it.
 //!
 //! The record's checksum covers its body, except the padding, and then its head. So the
 //! body's part can be computed before the log's lock is taken; what is known only under
@@ -55,9 +56,11 @@ const SYNCED: usize = CAS + 8;
 const KEY_LEN: usize = SYNCED + 8;
 const KEY: usize = KEY_LEN + 2;
 
-// The two bits beside the kind.
+// The bits beside the kind.
+const CHOSEN: u8 = 0x20;
 const STALE: u8 = 0x40;
 const WIN_SENT: u8 = 0x80;
+const MARKS: u8 = CHOSEN | STALE | WIN_SENT;
 
 /// The largest value that there can be, in bytes, whatever INT_SIZE is: the most that
 /// `--max-item-size` accepts. A size read from a file is believed, and memory allocated
@@ -236,7 +239,8 @@ pub struct Record<'a> {
     /// Expiry in Unix seconds, 0 for never; for a flush, when it is due.
     pub exptime: u64,
     /// The unique of `gets` and `cas`: the position at which this value was first
-    /// stored. Touch and compaction write the record again and keep it.
+    /// stored, or what a client chose. Touch and compaction write the record again and
+    /// keep it.
     pub cas: u64,
     /// The log position known to be safe when the record was made. Recovery tells by
     /// it whether damage hit what once was safe.
@@ -245,6 +249,10 @@ pub struct Record<'a> {
     pub key: &'a [u8],
     /// Empty unless `kind` is `Set`.
     pub value: &'a [u8],
+    /// The item was read before. This and `idle` are the index's; no file has them.
+    pub was_read: bool,
+    /// Seconds since it was last read or stored, before now.
+    pub idle: u64,
 }
 
 impl Format {
@@ -269,9 +277,9 @@ impl Format {
     /// are not a record. `bytes` holds at least [`Format::overhead`].
     pub fn stated_len(&self, bytes: &[u8], position: u64) -> Option<u64> {
         let number = |from, to| self.int_order.read(&bytes[from..to]);
-        if !(1..=6).contains(&(bytes[KIND] & !(STALE | WIN_SENT)))
+        if !(1..=6).contains(&(bytes[KIND] & !MARKS))
             || number(KEY_LEN, KEY) > u64::from(self.key_size)
-            || number(CAS, SYNCED) > position
+            || number(CAS, SYNCED) > position && bytes[KIND] & CHOSEN == 0
             || number(SYNCED, KEY_LEN) > position
         {
             return None;
@@ -315,7 +323,7 @@ impl Format {
         if !is_padded || number(CRC, KIND) != crc {
             return None;
         }
-        let kind = usize::from(bytes[KIND] & !(STALE | WIN_SENT));
+        let kind = usize::from(bytes[KIND] & !MARKS);
         Some(Record {
             kind: KINDS[kind - 1],
             stale: bytes[KIND] & STALE != 0,
@@ -326,6 +334,7 @@ impl Format {
             synced: number(SYNCED, KEY_LEN),
             key: &bytes[KEY..KEY + key_len],
             value: &bytes[self.overhead()..],
+            ..Record::default()
         })
     }
 }
@@ -376,7 +385,8 @@ impl<'a> Draft<'a> {
         let mut head = [0; KEY];
         let marks =
             STALE * u8::from(record.stale) + WIN_SENT * u8::from(record.win_sent);
-        head[KIND] = record.kind as u8 | marks;
+        let chosen = CHOSEN * u8::from(record.cas > position);
+        head[KIND] = record.kind as u8 | marks | chosen;
         order.write(&mut head[FLAGS..EXPTIME], record.flags.into());
         order.write(&mut head[EXPTIME..CAS], record.exptime);
         let cas = if record.cas == 0 { position } else { record.cas };

@@ -80,6 +80,10 @@ pub(crate) fn recover(
         end = intact_end;
         generations.push(Arc::new(generation));
     }
+    // What is known of accesses begins with the start.
+    for mut shard in index.all() {
+        shard.entries.values_mut().for_each(|entry| entry.access_at(now, false));
+    }
     let log = Log::new(disk, format, mode, generations, end, now);
     Ok((log, index, torn))
 }

@@ -160,7 +160,7 @@ impl Survey {
     /// Whether a record that was met at `position` is a live item at the Unix second `now`.
     pub fn is_live(&self, position: u64, record: &Record, now: u64) -> bool {
         let shard = self.index.shard(record.key);
-        let is_newest = |entry: &Entry| entry.position == position;
+        let is_newest = |entry: &Entry| entry.position(position) == position;
         shard.entries.get(record.key).is_some_and(is_newest)
             && !is_expired(record.exptime, now)
     }

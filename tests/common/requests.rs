@@ -1,5 +1,5 @@
 //! What clients ask for in a run under load, in bytes, and their answers in the words of
-//! the checker, [`super::linear`].
+//! the checker, [`super::linear`]. Meta commands ask for the same, in other words.
 //!
 //! A [`Maker`] draws the commands of one client: the verbs are chosen in `Maker::ask`, and
 //! a verb of yours has its place there, in [`Asked`] with what a register does for it, and
@@ -36,6 +36,8 @@ pub struct Command {
     pub keys: Vec<usize>,
     pub asked: Asked,
     pub noreply: bool,
+    /// It is asked by a meta command.
+    pub meta: bool,
 }
 
 /// Makes up the commands of one client.
@@ -70,7 +72,7 @@ impl Maker {
         let keys = self.uniques.len();
         if self.random.once_in(self.flushes) {
             let asked = Asked::FlushAll(self.random.pick(&[0, 0, 1, 2]));
-            return vec![Command { keys: Vec::new(), asked, noreply: false }];
+            return vec![Command::of(Vec::new(), asked)];
         }
         let count = self.random.between(1, self.depth.min(keys));
         // The first ones are hot, the last ones often left alone.
@@ -81,13 +83,15 @@ impl Maker {
             keys.rotate_left(first);
             let asked = self.random.pick(&[true, false]);
             let asked = if asked { Asked::Get } else { Asked::Gets };
-            return vec![Command { keys, asked, noreply: false }];
+            return vec![Command::of(keys, asked)];
         }
         let commands = (first..first + count).map(|key| {
             let asked = self.ask(key % keys);
             let noreply = key + 1 < first + count && !asked.is_get();
             let noreply = noreply && self.random.once_in(4);
-            Command { keys: vec![key % keys], asked, noreply }
+            let has_words = !matches!(asked, Asked::Gat(_) | Asked::Touch(_));
+            let meta = has_words && !noreply && self.random.once_in(3);
+            Command { noreply, meta, ..Command::of(vec![key % keys], asked) }
         });
         commands.collect()
     }
@@ -137,6 +141,11 @@ impl Asked {
 }
 
 impl Command {
+    /// A classic one that wants its answer.
+    pub fn of(keys: Vec<usize>, asked: Asked) -> Command {
+        Command { keys, asked, noreply: false, meta: false }
+    }
+
     /// The keys that the ledger has an entry for.
     pub fn of_keys(&self) -> Vec<Option<usize>> {
         match self.keys.is_empty() {
@@ -147,6 +156,9 @@ impl Command {
 
     /// Appends the bytes to send.
     pub fn write_to(&self, out: &mut Vec<u8>) {
+        if self.meta {
+            return self.write_meta(out);
+        }
         let key = format!("k{}", self.keys.first().copied().unwrap_or_default());
         let noreply = if self.noreply { " noreply" } else { "" };
         let (verb, value, exptime, unique) = match &self.asked {
@@ -179,8 +191,67 @@ impl Command {
         out.extend(b"\r\n");
     }
 
+    fn write_meta(&self, out: &mut Vec<u8>) {
+        let (value, flags) = match &self.asked {
+            Asked::Set(value, exptime) => (Some(value), format!("T{exptime}")),
+            Asked::Add(value, exptime) => (Some(value), format!("ME T{exptime}")),
+            Asked::Append(value) => (Some(value), "MA".into()),
+            Asked::Cas(value, unique, exptime) => {
+                (Some(value), format!("C{unique} T{exptime}"))
+            }
+            Asked::Incr(delta) => (None, format!("D{delta} v")),
+            Asked::Gets => (None, "c v".into()),
+            Asked::Get => (None, "v".into()),
+            _ => (None, "k".into()),
+        };
+        let key = self.keys[0];
+        let Some(value) = value.map(|value| in_full(value)) else {
+            let name = match self.asked {
+                Asked::Delete => "md",
+                Asked::Incr(_) => "ma",
+                _ => "mg",
+            };
+            return write!(out, "{name} k{key} {flags}\r\n").expect("memory");
+        };
+        write!(out, "ms k{key} {} {flags}\r\n", value.len()).expect("memory");
+        out.extend([&value[..], b"\r\n"].concat());
+    }
+
+    /// The answer to a meta command, as the classic one is answered.
+    fn read_meta(&self, stream: &mut impl BufRead) -> io::Result<Answer> {
+        let line = read_line(stream)?;
+        let mut words = line.split(' ');
+        let code = words.next().unwrap_or_default();
+        if code == "VA" {
+            let len = words.next().and_then(|word| word.parse().ok());
+            let mut value = vec![0; len.ok_or_else(|| odd(&line))?];
+            stream.read_exact(&mut value)?;
+            if !read_line(stream)?.is_empty() {
+                return Err(odd(&line));
+            }
+            let unique =
+                words.next().and_then(|word| word.strip_prefix('c')?.parse().ok());
+            let value = in_short(&value);
+            let is_number = matches!(self.asked, Asked::Incr(_));
+            return Ok((if is_number { value } else { hit(&value) }, unique));
+        }
+        let answer = match (code, &self.asked) {
+            ("HD", Asked::Delete) => "DELETED",
+            ("HD", _) => "STORED",
+            ("NS", _) => "NOT_STORED",
+            ("EX", _) => "EXISTS",
+            ("NF", _) => "NOT_FOUND",
+            ("EN", _) => "END",
+            _ => &line,
+        };
+        Ok((answer.to_owned(), None))
+    }
+
     /// Reads an answer for each key, or one if it was asked of all.
     pub fn read_answers(&self, stream: &mut impl BufRead) -> io::Result<Vec<Answer>> {
+        if self.meta {
+            return Ok(vec![self.read_meta(stream)?]);
+        }
         if !self.asked.is_get() {
             return Ok(vec![(read_line(stream)?, None)]);
         }

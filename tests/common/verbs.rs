@@ -55,7 +55,10 @@ pub trait Verbs {
         number: u64,
     ) -> Result<Answer> {
         let verb = Verb::Cas;
-        self.change(session, Update { verb, key, flags, exptime, number, value })
+        self.change(
+            session,
+            Update { verb, key, flags, exptime, number, value, ..Update::default() },
+        )
     }
 
     fn append(
