@@ -86,16 +86,17 @@ cluster: ## three servers behind nutcracker, of which one is killed; 10 seconds
 	cargo build --release --bin server --bin driver
 	python3 examples/cluster.py $(or $(CARGO_TARGET_DIR),target)/release
 
-# The client is installed once, below target/; only that needs the network.
-PYMEMCACHE = 4.0.0
+# The clients are installed once, below target/; only that needs the network.
+CLIENTS = pymemcache==4.0.0 meta-memcache==4.3.0
 VENV = target/venv
-interop: ## have pymemcache, a client in Python, try the server
+interop: ## have pymemcache and meta-memcache, clients in Python, try the server
 	@python3 -c 'import venv, ensurepip' 2>/dev/null || \
 	  { echo "interop needs python3 with its venv module (python3-venv)" >&2; exit 1; }
 	cargo build --release --bin server
-	@$(VENV)/bin/pip freeze 2>/dev/null | grep -qx pymemcache==$(PYMEMCACHE) || \
+	@test "$$(cat $(VENV)/clients 2>/dev/null)" = "$(CLIENTS)" || \
 	  { python3 -m venv --clear $(VENV) && \
-	    $(VENV)/bin/pip install --quiet pymemcache==$(PYMEMCACHE); }
+	    $(VENV)/bin/pip install --quiet $(CLIENTS) && \
+	    echo "$(CLIENTS)" > $(VENV)/clients; }
 	$(VENV)/bin/python examples/pymemcache_client.py \
 	  $(or $(CARGO_TARGET_DIR),target)/release/server
 

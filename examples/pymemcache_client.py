@@ -1,11 +1,12 @@
-"""An ordinary memcached client, pymemcache, talks to memcached-lite.
+"""Two memcached clients, pymemcache and meta-memcache, talk to memcached-lite.
 
 The server is written from memcached's protocol document. Whether it was read well is
-for somebody else's client to say, one that has never heard of this server. Run it with
+for somebody else's client to say, one that has never heard of this server. pymemcache
+speaks the classic commands, meta-memcache the meta commands and nothing else. Run it with
 
     make interop
 
-or, where pymemcache is installed already (Python 3.9 or later), with one of
+or, where both are installed already (Python 3.9 or later), with one of
 
     python examples/pymemcache_client.py target/release/server
     python examples/pymemcache_client.py --against 127.0.0.1:11211
@@ -42,8 +43,11 @@ try:
         MemcacheUnknownCommandError,
     )
     from pymemcache.serde import pickle_serde
+    from meta_memcache import CacheClient, Key, SetMode, connection_pool_factory_builder
+    from meta_memcache.configuration import LeasePolicy, RecachePolicy, ServerAddress
+    from meta_memcache.configuration import StalePolicy
 except ImportError:
-    sys.exit("pymemcache is not installed here: try `make interop`")
+    sys.exit("the clients are not installed here: try `make interop`")
 
 THREE = {"name": b"John Doe", "city": b"Paris", "year": b"1984"}
 
@@ -90,6 +94,14 @@ def at_the_same_time(calls):
 
     with ThreadPoolExecutor(len(calls)) as threads:
         return list(threads.map(run, calls))
+
+
+def meta_client(client):
+    """A client of the same server that speaks meta commands."""
+    return CacheClient.cache_client_from_servers(
+        servers=[ServerAddress(*client.server)],
+        connection_pool_factory_fn=connection_pool_factory_builder(),
+    )
 
 
 def wait_until(holds):
@@ -437,6 +449,75 @@ def commands_that_have_no_method(client):
     expect_error(MemcacheUnknownCommandError, client.raw_command, "nonsense")
 
 
+def meta_commands_have_no_method_either(client):
+    def raw(line):
+        return client.raw_command(line)
+
+    client.set("k", "abc")
+    expect(raw("mg k s t"), b"HD s3 t-1")
+    expect(client.raw_command("mg k v k O7", end_tokens="abc\r\n"), b"VA 3 kk O7\r\n")
+    expect(raw("mg missing O7"), b"EN O7")
+    expect(raw("ms k 2 F9 T100\r\nde"), b"HD")
+    expect(client.get("k"), b"de")
+    expect(raw("ms k 1 ME\r\nx"), b"NS")
+    expect(raw("ma missing"), b"NF")
+    expect(raw("ma n N0 J41"), b"HD")
+    expect(client.incr("n", 1), 42)
+    expect(raw("md k I"), b"HD")
+    expect(raw("mg k"), b"HD X W")
+    expect(raw("mg k"), b"HD Z X")
+    expect(raw("md k q\r\nmn"), b"MN")
+    expect(client.get("k"), None)
+
+
+def a_meta_only_client_stores_and_reads(client):
+    meta = meta_client(client)
+    expect(meta.set("name", "John Doe", ttl=1000), True)
+    expect(meta.get("name"), "John Doe")
+    expect(meta.set("name", "Jane Doe", ttl=1000, set_mode=SetMode.ADD), False)
+    expect(meta.multi_get([Key("name"), Key("missing")])[Key("name")], "John Doe")
+    expect(meta.touch("name", ttl=100), True)
+    expect(meta.delete("name"), True)
+    expect(meta.get("name"), None)
+    # It sends keys with spaces and letters beyond ASCII in base64.
+    expect(meta.set(Key("clé à molette"), [1, {"a": 2}], ttl=0), True)
+    expect(meta.get(Key("clé à molette")), [1, {"a": 2}])
+
+
+def a_meta_only_client_counts_and_compares(client):
+    meta = meta_client(client)
+    expect(meta.delta_initialize_and_get("n", 5, initial_value=10, initial_ttl=0), 10)
+    expect(meta.delta_and_get("n", 5), 15)
+    expect(meta.delta_and_get("n", -5), 10)
+    expect(meta.delta("missing", 1), False)
+    value, unique = meta.get_cas("n")
+    expect(int(value), 10)
+    expect(meta.set("n", 7, ttl=0, cas_token=unique + 1), False)
+    expect(meta.set("n", 7, ttl=0, cas_token=unique), True)
+    expect(meta.get("n"), 7)
+
+
+def of_many_that_miss_one_gets_the_lease(client):
+    lease = LeasePolicy(ttl=60, miss_retries=1, miss_retry_wait=0.01)
+    clients = [meta_client(client) for _ in range(2)]
+    expect(clients[0].get_or_lease("k", lease_policy=lease), None)
+    expect(client.raw_command("mg k"), b"HD Z")
+    expect(clients[0].set("k", "computed", ttl=1000), True)
+    expect(clients[1].get_or_lease("k", lease_policy=lease), "computed")
+
+
+def of_many_that_read_a_stale_value_one_is_to_recompute(client):
+    meta = meta_client(client)
+    policy, recache = StalePolicy(mark_stale_on_deletion_ttl=60), RecachePolicy(ttl=30)
+    expect(meta.set("k", "old", ttl=1000), True)
+    expect(meta.invalidate("k", stale_policy=policy), True)
+    # The winner takes it for a miss, and computes. The others get the old value.
+    expect(meta.get("k", recache_policy=recache), None)
+    expect(meta.get("k", recache_policy=recache), "old")
+    expect(meta.set("k", "new", ttl=1000), True)
+    expect(meta.get("k", recache_policy=recache), "new")
+
+
 CASES = [
     sets_of_three_keys,
     gets_of_three_keys,
@@ -468,6 +549,11 @@ CASES = [
     flush_all_removes_everything,
     quit_ends_a_connection,
     commands_that_have_no_method,
+    meta_commands_have_no_method_either,
+    a_meta_only_client_stores_and_reads,
+    a_meta_only_client_counts_and_compares,
+    of_many_that_miss_one_gets_the_lease,
+    of_many_that_read_a_stale_value_one_is_to_recompute,
 ]
 
 
@@ -582,12 +668,26 @@ def keys_a_second(client):
     return 2 * len(keys) / (time.monotonic() - begun)
 
 
+def a_kill_makes_no_stale_value_good_and_hands_out_no_second_win(client, server):
+    client.set("k", "old")
+    expect(client.raw_command("md k I"), b"HD")
+    expect(client.raw_command("mg k"), b"HD X W")
+    client.set("other", "old")
+    expect(client.raw_command("md other I"), b"HD")
+    server.kill()
+    server.start()
+    client.close()
+    expect(client.raw_command("mg k"), b"HD Z X")
+    expect(client.raw_command("mg other"), b"HD X W")
+
+
 CASES_THAT_KILL = [
     data_outlives_a_kill,
     three_servers_of_a_hash_client_keep_their_keys,
     what_was_sent_with_noreply_outlives_a_kill_once_it_was_read,
     a_unique_of_before_the_kill_holds_no_longer_than_its_item,
     what_was_acknowledged_outlives_a_kill_amid_writes,
+    a_kill_makes_no_stale_value_good_and_hands_out_no_second_win,
 ]
 
 
