@@ -263,6 +263,22 @@ impl Client {
         }
     }
 
+    /// The keys of all items that begin with `prefix`, in no order. One that can't be a word
+    /// of a line is in base64, and ` b` after it.
+    pub fn keys(&mut self, prefix: &[u8]) -> Result<Vec<Vec<u8>>> {
+        self.send(&Request::List(true))?;
+        let mut keys = Vec::new();
+        loop {
+            let line = self.line()?;
+            match (line.strip_prefix(b"mg "), &line[..]) {
+                (Some(key), _) if key.starts_with(prefix) => keys.push(key.to_vec()),
+                (Some(_), _) | (_, b"OK") => {}
+                (_, b"EN") => return Ok(keys),
+                _ => return rejected(&line),
+            }
+        }
+    }
+
     /// The items there are under `keys`: each with its unique, if that is wanted, and
     /// with a new exptime, if there is one.
     pub fn retrieve(

@@ -68,9 +68,13 @@ pub enum Request<'a> {
     FlushAll(i64),
     /// `stats`.
     Stats(Topic),
+    /// All items: their keys only (`lru_crawler mgdump`), if this is true, or else what is
+    /// known about each (`metadump`).
+    List(bool),
     /// `version`.
     Version,
-    /// `verbosity`, which is accepted and changes nothing.
+    /// `verbosity`, and what would set up memcached's memory, its crawler, or statistics of
+    /// key prefixes: accepted, and changes nothing.
     Verbosity,
     /// `quit`.
     Quit,
@@ -85,7 +89,9 @@ pub enum Topic {
     Settings,
     /// `stats reset`.
     Reset,
-    /// `items`, `slabs`, `sizes`, `conns`: of memory that is not managed here.
+    /// `stats items`.
+    Items,
+    /// `slabs`, `sizes`, `conns`, `cachedump`: of memory that is not managed here.
     Nothing,
 }
 
@@ -154,7 +160,8 @@ pub fn parse<'a>(input: &'a [u8], limits: &Limits) -> Parsed<'a> {
         b"gat" => (get_and_touch(words, limits, false), false),
         b"gats" => (get_and_touch(words, limits, true), false),
         b"flush_all" => (flush_all(words), is_noreply(words)),
-        b"verbosity" => (verbosity(words), is_noreply(words)),
+        b"verbosity" | b"cache_memlimit" => (tuning(command, words), is_noreply(words)),
+        b"lru_crawler" => (lru_crawler(words), false),
         b"stats" => (stats(words), false),
         b"version" => (Ok(Request::Version), false),
         b"quit" => (Ok(Request::Quit), false),
@@ -381,22 +388,36 @@ fn flush_all<'a>(mut words: Words<'a>) -> Result<Request<'a>, Error> {
     }
 }
 
-fn verbosity<'a>(mut words: Words<'a>) -> Result<Request<'a>, Error> {
+/// `verbosity <level>`, `cache_memlimit <megabytes>`.
+fn tuning<'a>(command: &[u8], mut words: Words<'a>) -> Result<Request<'a>, Error> {
     match words.next() {
-        Some(level) if level == b"noreply" || unsigned(level).is_some() => {
-            Ok(Request::Verbosity)
-        }
-        _ => Err(Error::BadFormat),
+        Some(n) if n == b"noreply" || unsigned(n).is_some() => Ok(Request::Verbosity),
+        _ if command == b"verbosity" => Err(Error::BadFormat),
+        _ => Err(Error::Unknown),
     }
 }
 
+/// `lru_crawler <what> [<classes>]`. In memcached, a class has the items of one range of
+/// sizes. Here, all are of class 1.
+fn lru_crawler<'a>(mut words: Words<'a>) -> Result<Request<'a>, Error> {
+    Ok(match (words.next().unwrap_or_default(), words.next().unwrap_or_default()) {
+        (b"metadump", b"all" | b"hash" | b"1") => Request::List(false),
+        (b"mgdump", b"all" | b"hash" | b"1") => Request::List(true),
+        (b"enable" | b"disable", _) => Request::Verbosity,
+        (b"crawl" | b"tocrawl" | b"sleep", [_, ..]) => Request::Verbosity,
+        _ => return Err(Error::Unknown),
+    })
+}
+
 fn stats<'a>(mut words: Words<'a>) -> Result<Request<'a>, Error> {
-    Ok(Request::Stats(match words.next() {
-        None => Topic::General,
-        Some(b"settings") => Topic::Settings,
-        Some(b"reset") => Topic::Reset,
-        Some(b"items" | b"slabs" | b"sizes" | b"conns") => Topic::Nothing,
-        Some(_) => return Err(Error::Unknown),
+    Ok(Request::Stats(match (words.next().unwrap_or_default(), words.next()) {
+        (b"", _) => Topic::General,
+        (b"settings", _) => Topic::Settings,
+        (b"reset", _) => Topic::Reset,
+        (b"items", _) => Topic::Items,
+        (b"slabs" | b"sizes" | b"conns" | b"cachedump", _) => Topic::Nothing,
+        (b"detail", Some(b"on" | b"off")) => return Ok(Request::Verbosity),
+        _ => return Err(Error::Unknown),
     }))
 }
 
@@ -426,7 +447,10 @@ impl Request<'_> {
             Request::Stats(Topic::General) => out.extend_from_slice(b"stats"),
             Request::Stats(Topic::Settings) => out.extend_from_slice(b"stats settings"),
             Request::Stats(Topic::Reset) => out.extend_from_slice(b"stats reset"),
-            Request::Stats(Topic::Nothing) => out.extend_from_slice(b"stats items"),
+            Request::Stats(Topic::Items) => out.extend_from_slice(b"stats items"),
+            Request::Stats(Topic::Nothing) => out.extend_from_slice(b"stats slabs"),
+            Request::List(true) => out.extend_from_slice(b"lru_crawler mgdump all"),
+            Request::List(false) => out.extend_from_slice(b"lru_crawler metadump all"),
             Request::Version => out.extend_from_slice(b"version"),
             Request::Verbosity => out.extend_from_slice(b"verbosity 0"),
             Request::Quit => out.extend_from_slice(b"quit"),

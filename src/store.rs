@@ -249,7 +249,12 @@ impl Store {
         session: &'s mut Session,
         key: &[u8],
     ) -> Result<Option<Record<'s>>> {
-        self.items.get(session, key)
+        self.items.get(session, key, true)
+    }
+
+    /// The same, where it can be read; and this is no access.
+    pub fn peek<'s>(&self, session: &'s mut Session, key: &[u8]) -> Option<Record<'s>> {
+        self.items.get(session, key, false).ok().flatten()
     }
 
     /// The item under `key`, which gets a new expiry, given as on the wire.
@@ -377,6 +382,18 @@ impl Store {
             }
             _ => (Change::Put(new), Answer::Stored),
         }
+    }
+
+    /// The keys of one part of all items, of which the first has number 0; `None` after the
+    /// last. What is there throughout is in one part, once.
+    pub fn keys(&self, session: &mut Session, part: usize) -> Option<Vec<Box<[u8]>>> {
+        self.items.flush_if_due(session).ok()?;
+        let keys = self.items.index.keys(part, session.now);
+        // S2, S3: it shows what is there, and what is not.
+        session.depends_on = self.items.log.end();
+        // It may be large, and all in it have expired.
+        session.work += 64 << 10;
+        keys
     }
 
     /// Removes every item: at once if `delay` is 0 or less, else when that time has

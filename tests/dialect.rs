@@ -344,6 +344,7 @@ fn what_a_dialect_has_no_words_for_is_not_written() {
         update(Verb::Decr, 0, 0, b""),
         update(Verb::Touch, 0, 0, b""),
         Request::Stats(Topic::General),
+        Request::List(false),
         Request::Version,
         Request::Verbosity,
         Request::Quit,

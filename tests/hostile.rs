@@ -160,10 +160,8 @@ fn cve_2019_11596_commands_that_we_do_not_have_do_nothing_however_many_words() {
     let lines = [
         "lru mode flat",
         "lru temp_ttl 1",
-        "lru_crawler metadump all",
         "slabs reassign 1 2",
         "slabs automove 1",
-        "cache_memlimit 1",
         "watch fetchers mutations",
         "shutdown graceful",
         "stats maps",

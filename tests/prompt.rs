@@ -149,6 +149,23 @@ fn every_command_works_on_a_line() {
 }
 
 #[test]
+fn keys_lists_those_that_begin_with_a_prefix() {
+    let server = start();
+    script(&server, "set user:1 a\nset user:2% b\nset other c\n");
+    let sorted = |text: &str| {
+        let (said, errors, outcome) = script(&server, text);
+        assert_eq!((&errors[..], outcome), ("", Outcome::Done));
+        let mut lines: Vec<String> = said.lines().map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    assert_eq!(sorted("keys"), ["other", "user:1", "user:2%"]);
+    assert_eq!(sorted("keys user:"), ["user:1", "user:2%"]);
+    assert_eq!(sorted("keys user:1"), ["user:1"]);
+    assert_eq!(sorted("keys x"), [""]);
+}
+
+#[test]
 fn what_is_missing_is_the_next_line() {
     let server = start();
     for (lines, reply) in [

@@ -347,17 +347,21 @@ fn every_request_that_is_written_is_read_back() {
                 Update { flags, exptime, number, value: &value, ..update }
             }
         };
-        let topics = [Topic::General, Topic::Settings, Topic::Reset, Topic::Nothing];
-        let request = match random.below(9) {
+        use Topic::{General, Items, Nothing, Reset, Settings};
+        let topics = [General, Settings, Reset, Items, Nothing];
+        let request = match random.below(10) {
             0..=4 => Request::Update(update),
             5 => Request::FlushAll(exptime),
             6 => Request::Stats(random.pick(&topics)),
-            7 => random.pick(&[&Request::Version, &Request::Quit]).clone(),
+            7 => Request::List(random.once_in(2)),
+            8 => random.pick(&[&Request::Version, &Request::Quit]).clone(),
             _ => Request::Verbosity,
         };
-        let can_be_quiet =
-            !matches!(request, Request::Stats(_) | Request::Version | Request::Quit);
-        let noreply = noreply && can_be_quiet;
+        let noreply = noreply
+            && matches!(
+                request,
+                Request::Update(_) | Request::FlushAll(_) | Request::Verbosity
+            );
         let mut bytes = Vec::new();
         request.write_to(&mut bytes);
         if noreply {

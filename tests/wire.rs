@@ -47,7 +47,7 @@ macro_rules! topics {
 topics! {
     get set append cas delete incr touch expiry flush noreply errors large newline admin
     meta_get meta_set meta_delete meta_count meta_quiet meta_stale meta_base64
-    meta_errors auth lite raw raw_one_byte raw_little
+    meta_errors listing auth lite raw raw_one_byte raw_little
 }
 
 fn holds(topic: &str) {

@@ -283,6 +283,9 @@ impl<O: Write, E: Write> Shell<O, E> {
             }
             ("stats", []) => return self.stats(Topic::General),
             ("stats", [b"settings"]) => return self.stats(Topic::Settings),
+            ("keys", [] | [_]) => {
+                return Ok(value(self.client()?.keys(&args.concat())?.join(&b'\n')));
+            }
             ("flush", []) => Request::FlushAll(0),
             ("flush", [delay]) => Request::FlushAll(number("SECS", delay, signed)?),
             ("version", []) => Request::Version,

@@ -230,6 +230,14 @@ fn life(exptime: u64, now: u64) -> i64 {
     if exptime == 0 { -1 } else { exptime.saturating_sub(now) as i64 }
 }
 
+/// Appends an item's line of an `mgdump` to `out`: the command that gets it.
+pub fn write_listed_key(out: &mut Vec<u8>, key: &[u8]) {
+    match key.iter().any(|byte| b" \n\0".contains(byte)) {
+        true => append(out, format_args!("mg {} b\r\n", to_base64(key))),
+        false => out.extend_from_slice(&[b"mg ", key, b"\r\n"].concat()),
+    }
+}
+
 const DIGITS: &[u8; 64] =
     b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 

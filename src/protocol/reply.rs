@@ -2,7 +2,7 @@
 //! out over the wire stands here, but for those of meta commands.
 
 use crate::protocol::words::{Words, append, append_number, unsigned};
-use crate::store::Answer;
+use crate::store::{Answer, Record};
 use std::fmt;
 
 /// The reply to `version`: the memcached whose text protocol this is. Clients choose
@@ -31,6 +31,8 @@ pub enum Error {
     TooLarge,
     /// A word too many after a delete.
     DeleteUsage,
+    /// A listing, before the replies to earlier requests have left.
+    Pipelined,
     /// The delta of an incr or decr is not an unsigned number.
     InvalidDelta,
     /// The exptime of touch, gat or flush_all is not a number.
@@ -57,6 +59,7 @@ impl fmt::Display for Error {
             Error::DeleteUsage => {
                 "CLIENT_ERROR bad command line format.  Usage: delete <key> [noreply]"
             }
+            Error::Pipelined => "ERROR cannot pipeline other commands before metadump",
             Error::InvalidDelta => "CLIENT_ERROR invalid numeric delta argument",
             Error::InvalidExptime => "CLIENT_ERROR invalid exptime argument",
             Error::Unauthenticated => "CLIENT_ERROR unauthenticated",
@@ -73,11 +76,11 @@ impl fmt::Display for Error {
 pub enum Reply {
     /// What became of an update.
     Answer(Answer),
-    /// To `flush_all` and `verbosity`: done.
+    /// To `flush_all` and `verbosity`: done. To a listing: it follows.
     Ok,
     /// To `stats reset`: done.
     Reset,
-    /// The end of a reply to the get family or to `stats`.
+    /// The end of a reply to the get family, to `stats`, or of a `metadump`.
     End,
     /// To `mn`.
     Noop,
@@ -198,6 +201,22 @@ impl ValueLine<'_> {
             },
         })
     }
+}
+
+/// Appends an item's line of a `metadump` to `out`: its key encoded as in a URI, and what is
+/// known of it at `now`; its record has `size` bytes. The line ends as memcached's does, in a
+/// space and a bare `\n`.
+pub fn write_listed(out: &mut Vec<u8>, item: &Record, size: usize, now: u64) {
+    out.extend_from_slice(b"key=");
+    item.key.iter().for_each(|byte| match byte {
+        it if it.is_ascii_alphanumeric() || b"-._~".contains(it) => out.push(*it),
+        _ => append(out, format_args!("%{byte:02X}")),
+    });
+    let Record { exptime, cas, flags, was_read, idle, .. } = *item;
+    let exp = if exptime == 0 { -1 } else { exptime as i64 };
+    let (la, fetch) = (now - idle.min(now), if was_read { "yes" } else { "no" });
+    append(out, format_args!(" exp={exp} la={la} cas={cas} fetch={fetch}"));
+    append(out, format_args!(" cls=1 size={size} flags={flags} \n"));
 }
 
 /// Appends a line of `stats` to `out`.

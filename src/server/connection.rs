@@ -13,7 +13,7 @@
 //! - V1: replies leave after the commit of what they depend on, or not at all.
 //! - V2: what a connection holds is bounded: one unfinished request and one read, and
 //!   [`OUTPUT_LIMIT`] of replies and one value more; at most twice that, since a buffer
-//!   grows by doubling.
+//!   grows by doubling. A listing also has the keys of one part.
 //! - V3: an idle connection holds no buffers.
 //! - V4: with `--auth-file`, nothing but a login is executed before a login, and its
 //!   block is short: see `login.rs`.
@@ -25,7 +25,7 @@ use crate::protocol::words::Words;
 use crate::protocol::{BlockEnd, Parsed, Rejection, Request};
 use crate::server::login::{MAX_LOGIN, MAX_WRONG};
 use crate::server::options::Options;
-use crate::server::service::{Context, OUTPUT_LIMIT};
+use crate::server::service::{Context, Listing, OUTPUT_LIMIT};
 use crate::server::shared::Stream;
 use crate::store::{self, Answer, Update, Verb};
 use std::io::{self, Read, Write};
@@ -49,6 +49,8 @@ enum Next {
     Line(usize),
     /// The rest of a get's keys, with the line's end. It waits until the output has room.
     Keys { len: usize, unique: bool, exptime: Option<i64> },
+    /// The rest of a listing. It waits likewise.
+    List(Listing),
     /// A rejected data block: bytes of it that are left; and what is answered, and whose
     /// item is removed, after its end, for which this many bytes are needed.
     Swallow { left: usize, needed: usize, reply: Option<Reply>, key: Option<Vec<u8>> },
@@ -63,6 +65,7 @@ impl Next {
             Next::Request(needed) | Next::Swallow { needed, .. } => *needed,
             Next::Line(longest) => longest + 1,
             Next::Keys { len, .. } => *len,
+            Next::List(_) => 0,
             Next::Close(_) => usize::MAX,
         }
     }
@@ -245,6 +248,10 @@ impl Connection {
                     let keys = Words(&line[..len - end_len(line)]);
                     self.get(keys, line, unique, exptime, context)
                 }
+                Next::List(ref mut it) => {
+                    let is_done = context.list(it, &mut self.output);
+                    if is_done { self.stop(Next::Request(1)) } else { 0 }
+                }
                 Next::Swallow { .. } => self.swallow(rest, context),
                 Next::Close(_) => 0,
             };
@@ -348,6 +355,10 @@ impl Connection {
             _ if !self.is_authenticated => self.log_in(request, context),
             Request::Get { keys, unique, exptime } => {
                 return self.get(keys, bytes, unique, exptime, context);
+            }
+            Request::List(keys_only) if self.output.is_empty() => {
+                self.output.extend_from_slice(b"OK\r\n");
+                self.next = Next::List(Listing { keys_only, keys: vec![], next: 0 });
             }
             Request::Quit => self.next = Next::Close("quit"),
             _ => context.answer(request, &mut self.output),

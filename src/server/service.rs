@@ -9,6 +9,7 @@
 //! | a get of any kind | `Context::get`, key by key, since there may be more than fits | its items, `END` |
 //! | a change of one item | `Store::execute` | the answer's line |
 //! | a meta command | the same, or `Context::meta_get` | codes and flags |
+//! | a listing | `Context::list`, item by item, likewise | `OK`, a line an item, `END` |
 //! | `flush_all` | `Store::flush_all` | `OK` |
 //! | `stats` | `Shared::stats` | lines of figures, `END` |
 //!
@@ -17,8 +18,8 @@
 
 use crate::lock;
 use crate::os;
-use crate::protocol::meta::Meta;
-use crate::protocol::reply::{self, Reply, write_stat};
+use crate::protocol::meta::{Meta, write_listed_key};
+use crate::protocol::reply::{self, Error, Reply, write_listed, write_stat};
 use crate::protocol::words::Words;
 use crate::protocol::{Request, Topic};
 use crate::server::shared::Shared;
@@ -36,6 +37,16 @@ pub const OUTPUT_LIMIT: usize = 256 << 10;
 /// cost, the tick ends: replies leave, and those that were not served come first in the
 /// next. A short request may read and write a large value.
 const WORK_LIMIT: u64 = 1 << 20;
+
+/// A listing, as far as it has come. It is made in pieces: the keys of a part are copied,
+/// and the items looked up one after the other, while there is room for replies.
+pub(crate) struct Listing {
+    pub(crate) keys_only: bool,
+    /// What is left of the part that is being listed.
+    pub(crate) keys: Vec<Box<[u8]>>,
+    /// The number of the next part.
+    pub(crate) next: usize,
+}
 
 /// See the top of this file.
 pub struct Context {
@@ -118,6 +129,30 @@ impl Context {
         Some(keys)
     }
 
+    /// Appends a listing's lines to `out`. False when `out` is full, or when the tick has
+    /// done enough.
+    pub(crate) fn list(&mut self, it: &mut Listing, out: &mut Vec<u8>) -> bool {
+        let (store, now) = (&self.shared.store, self.session.now);
+        while out.len() < OUTPUT_LIMIT && !self.is_exhausted() {
+            if let Some(key) = it.keys.pop() {
+                if it.keys_only {
+                    write_listed_key(out, &key);
+                // One that can't be read has no line. A get says why.
+                } else if let Some(item) = store.peek(&mut self.session, &key) {
+                    let size = store.format().record_len(item.value.len());
+                    write_listed(out, &item, size, now);
+                }
+            } else if let Some(keys) = store.keys(&mut self.session, it.next) {
+                (it.keys, it.next) = (keys, it.next + 1);
+            } else {
+                let end = if it.keys_only { "EN\r\n" } else { "END\r\n" };
+                out.extend_from_slice(end.as_bytes());
+                return true;
+            }
+        }
+        false
+    }
+
     /// Executes any other request, and appends its reply to `out`.
     pub(crate) fn answer(&mut self, request: &Request, out: &mut Vec<u8>) {
         let now = self.session.now;
@@ -135,6 +170,8 @@ impl Context {
             }
             Request::Version => Ok(Reply::Version(reply::VERSION.into())),
             Request::Verbosity => Ok(Reply::Ok),
+            // As in memcached, where replies before it are still to leave.
+            Request::List(_) => Ok(Reply::Rejected(Error::Pipelined)),
             Request::Stats(topic) => Ok(self.shared.stats(*topic, now, out)),
             // The connection's own.
             Request::Get { .. } | Request::Quit => return,
@@ -198,6 +235,11 @@ impl Shared {
         match topic {
             Topic::General => self.general_stats(now, &mut stat),
             Topic::Settings => self.settings(&mut stat),
+            Topic::Items => {
+                stat("items:1:number", &self.store.figure("curr_items"));
+                stat("items:1:age", &0);
+                stat("items:1:evicted", &0);
+            }
             Topic::Nothing => {}
             Topic::Reset => {
                 self.counters.iter().for_each(Counters::reset);

@@ -227,6 +227,14 @@ impl Index {
         lock(&self.shards[self.next.fetch_add(1, Relaxed) % SHARDS])
     }
 
+    /// The keys in shard `number` that have not expired; `None` if there is no such shard.
+    pub(crate) fn keys(&self, number: usize, now: u64) -> Option<Vec<Box<[u8]>>> {
+        let one = lock(self.shards.get(number)?);
+        let live =
+            one.entries.iter().filter(|it| !is_expired(it.1.exptime.into(), now));
+        Some(live.map(|(key, _)| key.bytes().into()).collect())
+    }
+
     /// Applies the record at `position`, in the order of the log: replay. What was removed
     /// before the start is safe, so nobody waits for it.
     pub(crate) fn replay(&self, position: u64, record: &Record) {

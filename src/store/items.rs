@@ -136,11 +136,12 @@ pub(crate) struct Counts {
 }
 
 impl Items {
-    /// The item under `key`, read into the session.
+    /// The item under `key`, read into the session; and whether that is an access.
     pub(crate) fn get<'s>(
         &self,
         session: &'s mut Session,
         key: &[u8],
+        is_access: bool,
     ) -> Result<Option<Record<'s>>> {
         if self.flush_if_due(session).is_err() {
             // Where a full disk keeps it from being written, what it removes is gone all
@@ -149,7 +150,7 @@ impl Items {
             return Ok(None);
         }
         let entry = loop {
-            let found = self.find(&mut self.index.shard(key), session, key, true);
+            let found = self.find(&mut self.index.shard(key), session, key, is_access);
             let Some(entry) = found else { return Ok(None) };
             // Read without the shard's lock. Where the file has just gone, the record
             // was moved, and the index says where to.
