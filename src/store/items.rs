@@ -298,7 +298,7 @@ impl Items {
             return Ok(None);
         }
         if is_expired(record.exptime, now) {
-            return self.remove(&mut shard, record.key).map(|_| None);
+            return self.expire(&mut shard, record.key).map(|_| None);
         }
         // C1
         self.append(record).map(Some)
@@ -320,7 +320,27 @@ impl Items {
         let entries = shard.entries.iter();
         let expired = entries.filter(|(_, it)| is_expired(it.exptime.into(), now));
         let keys: Vec<Box<[u8]>> = expired.map(|(key, _)| key.bytes().into()).collect();
-        keys.iter().try_for_each(|key| self.remove(&mut shard, key).map(drop))
+        let mut deleted = Ok(());
+        for key in keys {
+            match deleted {
+                Ok(()) => deleted = self.expire(&mut shard, &key).map(drop),
+                // A full disk is not tried again for each.
+                Err(_) => self.forget(&mut shard, &key),
+            }
+        }
+        deleted
+    }
+
+    /// S6. Where the deletion can't be appended, the item has gone all the same: on a full
+    /// disk, it must not count as live. Then only a clock that goes back could show it again.
+    fn expire(&self, shard: &mut Shard, key: &[u8]) -> Result<Range<u64>> {
+        self.remove(shard, key).inspect_err(|_| self.forget(shard, key))
+    }
+
+    /// Removes a key that has expired. S3: a miss depends on the record that says so.
+    fn forget(&self, shard: &mut Shard, key: &[u8]) {
+        let end = shard.entries.get(key).map_or(0, |entry| self.end_of(*entry));
+        shard.remove(key, end);
     }
 
     /// Where `key`'s record stands, if it has one that has not expired. Every answer
@@ -347,9 +367,7 @@ impl Items {
             return Some(entry);
         }
         self.counts.expired_lookups.fetch_add(1, Relaxed);
-        // S6. If that can't be appended, the item has expired all the same, and only a clock
-        // that goes back could show it again.
-        self.remove(shard, key).into_iter().for_each(|place| session.wrote(place));
+        self.expire(shard, key).into_iter().for_each(|place| session.wrote(place));
         None
     }
 
