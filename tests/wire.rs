@@ -145,6 +145,7 @@ fn echo() -> SocketAddr {
                 while lines.read_until(b'\n', &mut line).is_ok_and(|count| count > 0) {
                     let answer: &[u8] = match &line[..] {
                         b"flush_all\r\n" => b"OK\r\n",
+                        b"twice\r\n" => b"OK\r\nOK\r\n",
                         b"quit\r\n" => return,
                         line => line.strip_prefix(b"count ").unwrap_or(line),
                     };
@@ -281,6 +282,8 @@ fn every_dialogue_that_fails_is_reported() {
 #[test]
 fn an_answer_too_many_is_noticed_on_every_connection() {
     assert!(failure("> a\n> b\n< a\n").contains("received \"b\\r\\n"));
+    // Also where it came with the one that was expected, and nothing after it.
+    assert!(failure("> twice\n< OK\n").contains("should end, received \"OK\\r\\n"));
     let wrong = failure("> a\n@ other\n> b\n< b\n@ main\n< a\n@ other\n> c\n@ main\n");
     let why = "OTHER: should end, received \"c\\r\\n\"";
     assert!(wrong.contains(why), "{wrong}");
