@@ -2,7 +2,8 @@
 
 .PHONY: help build test check run demo designs build-bench bench bench-against bench-redis \
   bench-peers bench-crowd bench-growth docs clean test-against backup-copies cluster test-idle \
-  test-disks faults simulate planted torture fuzz interop steps step bench-steps
+  test-disks faults simulate exercises exercise torture fuzz interop steps step \
+  bench-steps
 
 needs-addr = @test -n "$(ADDR)" || \
   { echo "give the server's address: make $@ ADDR=127.0.0.1:11212" >&2; exit 2; }
@@ -48,8 +49,12 @@ simulate: ## a whole server on one thread: SEEDS=n (1000) worlds, or that of SEE
 	SEEDS=$(or $(SEEDS),$(if $(SEED),1,1000)) SEED=$(or $(SEED),1) \
 	  cargo test --release --test simulate -- --nocapture
 
-planted: ## plant faults in a copy, one after another, and have tests find them: minutes
-	cargo test --test planted -- --ignored --nocapture
+exercises: ## plant each fault of docs/exercises.md in a copy, have its test find it: 15 minutes
+	cargo test --test exercises -- --ignored --nocapture
+
+exercise: ## that of N=7: predict which test fails, press Enter, and see
+	@test -n "$(N)" || { echo "make exercise N=7; see docs/exercises.md" >&2; exit 2; }
+	@EXERCISE=$(N) cargo test --quiet --test exercises -- --ignored --nocapture
 
 torture: ## kill servers under load, ROUNDS=1000 times and more, from SEED=1 on: minutes
 	ROUNDS=$(or $(ROUNDS),1000) SEED=$(or $(SEED),1) \

@@ -13,7 +13,7 @@
 //! | `src/log.rs` with a number of lines, in the README | it has about so many |
 //! | `` `a_test_that_says_so` ``, a name of five words or more | there is that test |
 //! | `[text](page.md)`, `![text](picture.svg)` | the file is there |
-//! | `**L2**` | its module, a place in the code and a test say it, too |
+//! | `**L2**` | its module, a place in the code, a test and an exercise say it, too |
 //!
 //! In a quote, a line of only `...` stands for any number of lines, and all lines may
 //! be moved to the left by the same width. Of a constant that several modules have,
@@ -330,12 +330,15 @@ fn every_invariant_is_explained_upheld_and_tested() {
         }
     }
     assert!(!stated.is_empty(), "no module states an invariant");
+    let page = fs::read_to_string(root().join("docs/exercises.md")).expect("text");
+    let exercised = invariants_in(&page).into_iter().collect();
     let mut failures = Vec::new();
     for (what, set) in [
         ("explained in a chapter", &explained),
         ("stated by a module", &stated),
         ("cited beside the code that upholds it", &upheld),
         ("cited by a test", &tested),
+        ("in an exercise, nor left out there", &exercised),
     ] {
         let all = explained.union(&stated);
         let missing: Vec<&str> =
