@@ -340,7 +340,7 @@ impl World {
         // Large values, of which a get shows more than its connection may hold, are slow.
         let (keys, longest) = match random.below(20) {
             0..2 => (8, 150_000),
-            2..8 => (3, 9_000),
+            2..12 => (3, 9_000),
             _ => (random.between(1, 4), random.pick(&[5, 20, 300])),
         };
         let depth = random.between(1, 4);
