@@ -43,6 +43,7 @@ pub use crate::store::survey::Settings;
 use crate::lock;
 use crate::store::compact::Compaction;
 use crate::store::disk::{Directory, Disk, OwnerLock};
+use crate::store::index::SHARDS;
 use crate::store::items::{Change, Counts, Items};
 use crate::store::record::Format;
 use crate::store::recover::recover;
@@ -317,7 +318,8 @@ impl Store {
                 }
                 _ => return keep(Answer::NotFound),
             };
-            let exptime = expiry(update.vivify.unwrap_or_default(), now);
+            let vivified = expiry(update.vivify.unwrap_or_default(), now);
+            let exptime = if update.renews { exptime } else { vivified };
             put(Record { exptime, win_sent: answer == Answer::Won, ..new }, answer)
         })
     }
@@ -342,7 +344,9 @@ impl Store {
         let (wins, len) = (update.wins(old, now), old.value.len() + new.value.len());
         let is_too_large = self.limits.is_too_large(update.key, len);
         match verb {
-            Verb::Cas if is_other && is_stale && compare < Some(cas) => {
+            Verb::Cas
+                if is_other && is_stale && (1..cas).contains(&compare.unwrap_or(0)) =>
+            {
                 // Made from an older value; better that than what is there.
                 let same = Record { flags: new.flags, stale: true, ..same };
                 (Change::Put(same), Answer::Stored)
@@ -387,8 +391,8 @@ impl Store {
     /// The keys of one part of all items, of which the first has number 0; `None` after the
     /// last. What is there throughout is in one part, once.
     pub fn keys(&self, session: &mut Session, part: usize) -> Option<Vec<Box<[u8]>>> {
-        self.items.flush_if_due(session).ok()?;
-        let keys = self.items.index.keys(part, session.now);
+        let flushed = self.items.flush_if_due(session).is_ok();
+        let keys = self.items.index.keys(part, session.now).filter(|_| flushed);
         // S2, S3: it shows what is there, and what is not.
         session.depends_on = self.items.log.end();
         // It may be large, and all in it have expired.
@@ -438,17 +442,18 @@ impl Store {
 
     /// What is to be done each second: what a full disk refused is tried again, what is
     /// written is synced, files that have gone are noticed (L5), expired items are
-    /// removed, and compaction runs if it is due. `clock` gives Unix seconds.
+    /// counted, and compaction runs if it is due. `clock` gives Unix seconds.
     pub fn maintain(&self, clock: &dyn Fn() -> u64) -> Result<()> {
         let mut session = Session::at(clock());
         // Files that have gone are synced all the same: they may come back.
         let synced = self.items.log.sync(session.now);
         self.items.log.check_files()?;
         let flushed = synced.and_then(|()| self.items.flush_if_due(&mut session));
-        let removed = self.items.remove_expired(session.now);
-        // C5: it is what helps where the disk is full.
+        // C5: what helps where the disk is full.
+        let shards = if self.items.log.is_full() { SHARDS } else { 1 };
+        (0..shards).for_each(|_| self.items.index.sweep(session.now, &self.format()));
         let compacted = self.compact_if_due(clock);
-        flushed.and(removed).and(compacted)
+        flushed.and(compacted)
     }
 
     /// Compacts if there is enough garbage, as [`Store::maintain`] does.

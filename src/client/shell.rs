@@ -353,7 +353,7 @@ impl<O: Write, E: Write> Shell<O, E> {
     /// A meta command as it was typed.
     fn meta(&mut self, words: &[&[u8]]) -> Result<Output, Stopped> {
         let (line, value) = self.client()?.meta(words.join(&b' '))?;
-        let has_failed = matches!(&line[..2], b"EN" | b"NF" | b"NS" | b"EX");
+        let has_failed = matches!(line.get(..2), Some(b"EN" | b"NF" | b"NS" | b"EX"));
         let outcome = if has_failed { Outcome::Not } else { Outcome::Done };
         let text = [line].into_iter().chain(value).collect::<Vec<_>>().join(&b'\n');
         Ok(Output { text, end: "\r\n", is_value: false, outcome })

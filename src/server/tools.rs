@@ -2,8 +2,8 @@
 //! `--repair` and `--compact`.
 //!
 //! A dump is the live items as requests: each a `set` with noreply, or an `ms` if only that
-//! can have the key, and an `md` after it if the value is stale; in the order of their
-//! records, a `flush_all` if one is pending, and then a `version`, whose reply says that all
+//! can have the key, in the order of their records; what is stale, or has not been computed,
+//! is left out. Then a `flush_all` if one is pending, and then a `version`, whose reply says that all
 //! of them were executed. What is left of an item's life is given as a date, so it does not
 //! matter when the dump is loaded. It is loaded by sending it to any memcached.
 
@@ -74,8 +74,10 @@ fn dump(disk: &dyn Disk, settings: &Settings, mut out: impl Write) -> Result<()>
     found.problems().iter().for_each(|problem| warn(&format!("server: {problem}")));
     let due = found.flush_due();
     survey(disk, settings, |position, record| {
-        let Record { flags, exptime, key, value, stale, win_sent, .. } = *record;
-        if found.is_live(position, record, now) && !(1..=now).contains(&due) {
+        let Record { flags, exptime, key, value, .. } = *record;
+        let is_old = record.stale || record.win_sent && value.is_empty();
+        if !is_old && found.is_live(position, record, now) && !(1..=now).contains(&due)
+        {
             let (text, len) = (to_base64(key), value.len());
             if key.iter().any(|byte| b" \n\0".contains(byte)) {
                 write!(out, "ms {text} {len} b q F{flags} T{exptime}\r\n")?;
@@ -84,9 +86,6 @@ fn dump(disk: &dyn Disk, settings: &Settings, mut out: impl Write) -> Result<()>
                 write!(out, " {flags} {exptime} {len} noreply\r\n")?;
             }
             out.write_all(&[value, b"\r\n"].concat())?;
-            if stale || win_sent {
-                write!(out, "md {text} b q I\r\n")?;
-            }
         }
         Ok(())
     })?;

@@ -25,7 +25,8 @@
 //!   which can take long: in another that was put in its place, files of these names are
 //!   another's.
 //!
-//! Tombstones are not copied: what they deleted stood in n or before, and n goes. A
+//! What has expired is not copied: it is removed from the index when the record that ends the
+//! walk says that nothing before it counts (S6). Tombstones are not copied: what they deleted stood in n or before, and n goes. A
 //! pending flush has yet to come, so it is written to n+1 again.
 //!
 //! Whether it is due is checked fifty times a second. At rest a directory is at most twice the
@@ -34,6 +35,7 @@
 //! bench-growth` shows how much that is.
 
 use crate::store::error::{Error, Result};
+use crate::store::index::SHARDS;
 use crate::store::items::{Items, Session};
 use crate::store::log::Generation;
 use crate::store::record::{Kind, Record};
@@ -106,6 +108,7 @@ impl Compaction {
             // Most of what there is to sync is synced before the rotation's locks are held.
             items.log.sync(begun)?;
         }
+        (0..SHARDS).for_each(|_| items.index.sweep(begun, &items.log.format));
         let (_, live) = items.index.totals(&items.log.format);
         // Some small records, and what may stand in the tail when the disk is found full.
         let more = if is_full { 64 << 10 } else { 2 << 20 };
@@ -132,9 +135,10 @@ impl Compaction {
                 }
             },
         )?;
-        // C3
+        // C3. S6: what has not been moved has expired.
         let complete = Record { kind: Kind::Complete, ..Record::default() };
-        items.append(complete)?;
+        let place = items.append(complete)?;
+        items.index.remove_before(end, place.end);
         let now = clock();
         items.log.retire(old, now)?;
         let mut done = lock(&self.done);

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::Rel
 use std::sync::{Mutex, MutexGuard};
 
 /// Shards of the index: many more than workers, few enough for a flush to lock them all.
-const SHARDS: usize = 64;
+pub(crate) const SHARDS: usize = 64;
 
 /// What the index knows about a key, in 16 bytes.
 #[derive(Clone, Copy)]
@@ -147,8 +147,9 @@ pub(crate) struct Shard {
     pub(crate) entries: Entries,
     /// Size of the values that the entries point at, in bytes.
     value_bytes: u64,
-    /// S3: the end of the newest record that removed a key from this shard: a deletion, a
-    /// flush, or an expired value's deletion.
+    /// Length of the records that had expired at the last sweep, in bytes.
+    expired_bytes: u64,
+    /// S3: the end of the newest record that removed a key from this shard.
     pub(crate) removed: u64,
 }
 
@@ -174,7 +175,7 @@ impl Shard {
     /// wait for the lock.
     #[must_use]
     pub(crate) fn clear(&mut self, end: u64) -> Entries {
-        self.value_bytes = 0;
+        (self.value_bytes, self.expired_bytes) = (0, 0);
         self.removed = self.removed.max(end);
         let empty = HashMap::with_hasher(self.entries.hasher().clone());
         std::mem::replace(&mut self.entries, empty)
@@ -197,7 +198,7 @@ pub(crate) struct Index {
     pub(crate) flush_due: AtomicU64,
     /// The end of its record.
     pub(crate) flush_end: AtomicU64,
-    /// The shard that [`Index::next`] returns next.
+    /// The shard that is swept next.
     next: AtomicUsize,
 }
 
@@ -206,7 +207,7 @@ impl Index {
         let hasher = RandomState::new();
         let empty = || {
             let entries = HashMap::with_hasher(hasher.clone());
-            Mutex::new(Shard { entries, value_bytes: 0, removed: 0 })
+            Mutex::new(Shard { entries, value_bytes: 0, expired_bytes: 0, removed: 0 })
         };
         let shards = std::iter::repeat_with(empty).take(SHARDS).collect();
         Index { shards, ..Index::default() }
@@ -222,9 +223,29 @@ impl Index {
         self.shards.iter().map(lock).collect()
     }
 
-    /// Locks one shard after the other, a call each.
-    pub(crate) fn next(&self) -> MutexGuard<'_, Shard> {
-        lock(&self.shards[self.next.fetch_add(1, Relaxed) % SHARDS])
+    /// Counts what has expired in one shard, the next one at each call: from then on it is
+    /// not live. And ages what is known of accesses.
+    pub(crate) fn sweep(&self, now: u64, format: &Format) {
+        let mut shard = lock(&self.shards[self.next.fetch_add(1, Relaxed) % SHARDS]);
+        shard.entries.values_mut().for_each(|entry| entry.age(now));
+        let expired = |entry: &&Entry| is_expired(entry.exptime.into(), now);
+        let len = |entry: &Entry| format.record_len(entry.size as usize) as u64;
+        shard.expired_bytes = shard.entries.values().filter(expired).map(len).sum();
+    }
+
+    /// Removes what stands before `position`, because of what the record that ends at `end`
+    /// says: that nothing live does.
+    pub(crate) fn remove_before(&self, position: u64, end: u64) {
+        for mut shard in self.shards.iter().map(lock) {
+            // What had expired is what is removed.
+            shard.expired_bytes = 0;
+            let Shard { entries, value_bytes, removed, .. } = &mut *shard;
+            let is_before = |entry: &Entry| entry.position(position) < position;
+            for (_, entry) in entries.extract_if(|_, entry| is_before(entry)) {
+                *value_bytes -= u64::from(entry.size);
+                *removed = (*removed).max(end);
+            }
+        }
     }
 
     /// The keys in shard `number` that have not expired; `None` if there is no such shard.
@@ -235,9 +256,9 @@ impl Index {
         Some(live.map(|(key, _)| key.bytes().into()).collect())
     }
 
-    /// Applies the record at `position`, in the order of the log: replay. What was removed
-    /// before the start is safe, so nobody waits for it.
-    pub(crate) fn replay(&self, position: u64, record: &Record) {
+    /// Applies the record at `position` of the file that begins at `base`, in the order of
+    /// the log: replay. What was removed before the start is safe, so nobody waits for it.
+    pub(crate) fn replay(&self, base: u64, position: u64, record: &Record) {
         let Record { kind, key, value, exptime, .. } = *record;
         match kind {
             Kind::Set => {
@@ -252,7 +273,8 @@ impl Index {
                     shards.iter_mut().for_each(|shard| drop(shard.clear(0)));
                 }
             }
-            Kind::Complete | Kind::Time | Kind::Continued => {}
+            Kind::Complete => self.remove_before(base, 0),
+            Kind::Time | Kind::Continued => {}
         }
     }
 
@@ -272,7 +294,8 @@ impl Index {
         self.shards.iter().map(lock).fold((0, 0), |(items, bytes), shard| {
             let count = shard.entries.len() as u64;
             let overhead = count * format.overhead() as u64;
-            (items + count, bytes + overhead + shard.value_bytes)
+            let all = overhead + shard.value_bytes;
+            (items + count, bytes + all.saturating_sub(shard.expired_bytes))
         })
     }
 }

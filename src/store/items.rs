@@ -23,7 +23,7 @@
 //! - S5: a flush that is due is written before anything else is looked at.
 //! - S6: an item that is found to have expired is deleted, by a record, and a miss depends on
 //!   that (S3): what has expired for one client has expired for all, even if the process is
-//!   killed and the clock goes back.
+//!   killed and the clock goes back. What nobody asks for is garbage, until compaction ends.
 
 use crate::drop_elsewhere;
 use crate::store::error::{Error, Result};
@@ -225,7 +225,6 @@ impl Items {
         draft: &Draft,
         was_read: bool,
     ) -> Result<(Range<u64>, Record<'static>)> {
-        self.counts.total_items.fetch_add(1, Relaxed);
         if is_expired(exptime, now) {
             // All that it does is to end what was there.
             return Ok((self.remove(shard, key)?, Record::default()));
@@ -234,6 +233,7 @@ impl Items {
         let mut entry = Entry::new(place.start, draft.value_len(), exptime);
         entry.access_at(now, was_read);
         shard.insert(key, entry);
+        self.counts.total_items.fetch_add(1, Relaxed);
         let cas = if cas == 0 { place.start } else { cas };
         Ok((place, Record { cas, exptime, ..Record::default() }))
     }
@@ -292,13 +292,14 @@ impl Items {
         position: u64,
         record: Record,
     ) -> Result<Option<Range<u64>>> {
-        let mut shard = self.index.shard(record.key);
+        let shard = self.index.shard(record.key);
         let entry = shard.entries.get(record.key);
         if entry.is_none_or(|entry| entry.position(position) != position) {
             return Ok(None);
         }
+        // S6: the record that ends the walk is the deletion of all that has expired.
         if is_expired(record.exptime, now) {
-            return self.expire(&mut shard, record.key).map(|_| None);
+            return Ok(None);
         }
         // C1
         self.append(record).map(Some)
@@ -311,36 +312,6 @@ impl Items {
         {
             *entry = entry.moved_to(to);
         }
-    }
-
-    /// Deletes the expired items of one shard, the next one at each call, and ages all.
-    pub(crate) fn remove_expired(&self, now: u64) -> Result<()> {
-        let mut shard = self.index.next();
-        shard.entries.values_mut().for_each(|entry| entry.age(now));
-        let entries = shard.entries.iter();
-        let expired = entries.filter(|(_, it)| is_expired(it.exptime.into(), now));
-        let keys: Vec<Box<[u8]>> = expired.map(|(key, _)| key.bytes().into()).collect();
-        let mut deleted = Ok(());
-        for key in keys {
-            match deleted {
-                Ok(()) => deleted = self.expire(&mut shard, &key).map(drop),
-                // A full disk is not tried again for each.
-                Err(_) => self.forget(&mut shard, &key),
-            }
-        }
-        deleted
-    }
-
-    /// S6. Where the deletion can't be appended, the item has gone all the same: on a full
-    /// disk, it must not count as live. Then only a clock that goes back could show it again.
-    fn expire(&self, shard: &mut Shard, key: &[u8]) -> Result<Range<u64>> {
-        self.remove(shard, key).inspect_err(|_| self.forget(shard, key))
-    }
-
-    /// Removes a key that has expired. S3: a miss depends on the record that says so.
-    fn forget(&self, shard: &mut Shard, key: &[u8]) {
-        let end = shard.entries.get(key).map_or(0, |entry| self.end_of(*entry));
-        shard.remove(key, end);
     }
 
     /// Where `key`'s record stands, if it has one that has not expired. Every answer
@@ -367,7 +338,9 @@ impl Items {
             return Some(entry);
         }
         self.counts.expired_lookups.fetch_add(1, Relaxed);
-        self.expire(shard, key).into_iter().for_each(|place| session.wrote(place));
+        // S6. If that can't be appended, the item has expired all the same, and only a clock
+        // that goes back could show it again.
+        self.remove(shard, key).into_iter().for_each(|place| session.wrote(place));
         None
     }
 

@@ -216,9 +216,10 @@ pub fn survey(
     let index = Index::new();
     let count = files.len();
     for (file, number) in files.iter_mut().zip(1..) {
+        let base = file.generation.base;
         read(disk, &format, file, number == count, |position, record, is_intact| {
             if is_intact {
-                index.replay(position, record);
+                index.replay(base, position, record);
             }
             each(position, record)
         })?;

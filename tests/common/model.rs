@@ -3,7 +3,7 @@
 
 use super::disk::{Found, Seen, records};
 use memcached_lite::store::record::Kind;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The items and the pending flush, after some record.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -19,7 +19,15 @@ impl Model {
     pub fn of(files: &BTreeMap<String, Vec<u8>>) -> Model {
         let mut model = Model::default();
         for (_, bytes) in files.iter().filter(|(name, _)| name.ends_with(".kv")) {
-            records(bytes).iter().for_each(|record| model.apply(record));
+            let mut here = BTreeSet::new();
+            for record in records(bytes) {
+                here.insert(record.key.clone());
+                if record.kind == Kind::Complete {
+                    // What stands in an older file alone has expired.
+                    model.items.retain(|key, _| here.contains(key));
+                }
+                model.apply(&record);
+            }
         }
         model
     }
