@@ -337,6 +337,7 @@ impl Store {
         let Record { stale, win_sent, flags, cas, .. } = *old;
         let compare = update.compare.or((verb == Verb::Cas).then_some(number));
         let is_other = verb != Verb::Get && compare.is_some_and(|unique| unique != cas);
+        let is_older = is_stale && (1..cas).contains(&compare.unwrap_or(0));
         let renews = update.renews || verb == Verb::Touch;
         let exptime = if renews { new.exptime } else { old.exptime };
         // The old one, but for its value.
@@ -344,10 +345,7 @@ impl Store {
         let (wins, len) = (update.wins(old, now), old.value.len() + new.value.len());
         let is_too_large = self.limits.is_too_large(update.key, len);
         match verb {
-            Verb::Cas
-                if is_other && is_stale && (1..cas).contains(&compare.unwrap_or(0)) =>
-            {
-                // Made from an older value; better that than what is there.
+            Verb::Cas if is_older => {
                 let same = Record { flags: new.flags, stale: true, ..same };
                 (Change::Put(same), Answer::Stored)
             }

@@ -17,9 +17,9 @@
 use crate::Failure;
 use crate::os::{self, Interest, Poller};
 use crate::server::options::Options;
-use crate::server::shared::Shared;
+use crate::server::shared::{Shared, Stream};
 use std::io::{self, Read};
-use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -98,16 +98,18 @@ impl Listener {
     }
 
     /// The next connection, and how `-v` names it.
-    fn accept(&self) -> io::Result<(OwnedFd, String)> {
+    fn accept(&self) -> io::Result<(Stream, String)> {
         Ok(match &self.socket {
             Socket::Tcp(listener) => {
                 let (stream, peer) = listener.accept()?;
                 // Each tick's replies are one write already: nothing to wait for. It
                 // fails where the client has gone, which the worker will notice.
                 let _ = stream.set_nodelay(true);
-                (stream.into(), format!("('{}', {})", peer.ip(), peer.port()))
+                (stream, format!("('{}', {})", peer.ip(), peer.port()))
             }
-            Socket::Unix(it) => (it.accept()?.0.into(), "a local process".into()),
+            Socket::Unix(it) => {
+                (OwnedFd::from(it.accept()?.0).into(), "a local process".into())
+            }
         })
     }
 
@@ -138,11 +140,10 @@ impl Listener {
                 return Ok(Some(String::from_utf8_lossy(&reason[..len]).into()));
             }
             match self.accept() {
-                Ok((socket, peer)) => {
-                    // Of whatever kind: no worker ever waits for it.
-                    let stream = TcpStream::from(socket);
+                Ok((stream, peer)) => {
+                    // No worker ever waits for it.
                     stream.set_nonblocking(true)?;
-                    shared.admit(OwnedFd::from(stream).into(), peer, worker);
+                    shared.admit(stream, peer, worker);
                     worker = (worker + 1) % threads;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
