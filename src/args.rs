@@ -401,9 +401,13 @@ fn shell(args: &Args) -> Result<Shell<io::Stdout, io::Stderr>, Failure> {
     };
     options.timeout = args.seconds("timeout", options.timeout)?;
     options.retry = args.seconds("retry", options.retry)?;
-    // A person who gives one command need not wait for a server that may never start.
-    if !args.words.is_empty() && !args.has("timeout") && !args.has("retry") {
-        options.retry = Duration::ZERO;
+    if !args.has("retry") {
+        options.retry = match args.has("timeout") {
+            true => options.retry.min(options.timeout / 4),
+            false if args.words.is_empty() => options.retry,
+            // Nobody who gives one command wants to wait for a server that may never start.
+            false => Duration::ZERO,
+        };
     }
     if options.timeout.is_zero() {
         return Err(Failure::Usage("--timeout takes more than 0 seconds".into()));

@@ -16,6 +16,7 @@ pub mod commands;
 pub mod shell;
 
 use crate::protocol::dialect::{Dialect, INVALID_REQUEST};
+use crate::protocol::meta::from_base64;
 use crate::protocol::reply::{Reply, SERVER_ERROR, ValueLine};
 use crate::protocol::words::{Words, printable, unsigned};
 use crate::protocol::{MAX_LENGTH, Parsed, Request, Topic, parse};
@@ -271,8 +272,12 @@ impl Client {
         loop {
             let line = self.line()?;
             match (line.strip_prefix(b"mg "), &line[..]) {
-                (Some(key), _) if key.starts_with(prefix) => keys.push(key.to_vec()),
-                (Some(_), _) | (_, b"OK") => {}
+                (Some(word), _) => {
+                    let key = word.strip_suffix(b" b").and_then(from_base64);
+                    keys.push(key.unwrap_or(word.to_vec()));
+                    keys.pop_if(|key| !key.starts_with(prefix));
+                }
+                (_, b"OK") => {}
                 (_, b"EN") => return Ok(keys),
                 _ => return rejected(&line),
             }

@@ -401,8 +401,10 @@ fn tuning<'a>(command: &[u8], mut words: Words<'a>) -> Result<Request<'a>, Error
 /// sizes. Here, all are of class 1.
 fn lru_crawler<'a>(mut words: Words<'a>) -> Result<Request<'a>, Error> {
     Ok(match (words.next().unwrap_or_default(), words.next().unwrap_or_default()) {
-        (b"metadump", b"all" | b"hash" | b"1") => Request::List(false),
-        (b"mgdump", b"all" | b"hash" | b"1") => Request::List(true),
+        (b"metadump", b"all" | b"hash" | b"1" | [b'1', b',', ..]) => {
+            Request::List(false)
+        }
+        (b"mgdump", b"all" | b"hash" | b"1" | [b'1', b',', ..]) => Request::List(true),
         (b"enable" | b"disable", _) => Request::Verbosity,
         (b"crawl" | b"tocrawl" | b"sleep", [_, ..]) => Request::Verbosity,
         _ => return Err(Error::Unknown),

@@ -152,6 +152,8 @@ fn every_command_works_on_a_line() {
 fn keys_lists_those_that_begin_with_a_prefix() {
     let server = start();
     script(&server, "set user:1 a\nset user:2% b\nset other c\n");
+    // A key with a space in it.
+    script(&server, "ms dSB2 1 b\nd\n");
     let sorted = |text: &str| {
         let (said, errors, outcome) = script(&server, text);
         assert_eq!((&errors[..], outcome), ("", Outcome::Done));
@@ -159,10 +161,12 @@ fn keys_lists_those_that_begin_with_a_prefix() {
         lines.sort();
         lines
     };
-    assert_eq!(sorted("keys"), ["other", "user:1", "user:2%"]);
+    assert_eq!(sorted("keys"), ["other", "u v", "user:1", "user:2%"]);
+    assert_eq!(sorted("keys u"), ["u v", "user:1", "user:2%"]);
     assert_eq!(sorted("keys user:"), ["user:1", "user:2%"]);
     assert_eq!(sorted("keys user:1"), ["user:1"]);
-    assert_eq!(sorted("keys x"), [""]);
+    let none = ("KEY NOT FOUND\n".into(), String::new(), Outcome::Not);
+    assert_eq!(script(&server, "keys x"), none);
 }
 
 #[test]

@@ -284,7 +284,11 @@ impl<O: Write, E: Write> Shell<O, E> {
             ("stats", []) => return self.stats(Topic::General),
             ("stats", [b"settings"]) => return self.stats(Topic::Settings),
             ("keys", [] | [_]) => {
-                return Ok(value(self.client()?.keys(&args.concat())?.join(&b'\n')));
+                let keys = self.client()?.keys(&args.concat())?;
+                return Ok(match keys.is_empty() {
+                    true => line("KEY NOT FOUND", Outcome::Not),
+                    false => value(keys.join(&b'\n')),
+                });
             }
             ("flush", []) => Request::FlushAll(0),
             ("flush", [delay]) => Request::FlushAll(number("SECS", delay, signed)?),

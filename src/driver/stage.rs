@@ -104,7 +104,12 @@ impl<'a> Stage<'a> {
         }
         let mut command = match &self.options.server {
             Some(path) => Command::new(path),
-            None => myself("server")?,
+            None => {
+                let mut command = myself("server")?;
+                let limit = (self.options.clients + 64).max(1024).to_string();
+                command.args(["-v", "--conn-limit", &limit]);
+                command
+            }
         };
         let port = self.address.rsplit(':').next().filter(|port| !port.is_empty());
         command.args(["--port", port.unwrap_or("0"), "--idle-exit", "3"]);
@@ -116,9 +121,6 @@ impl<'a> Stage<'a> {
         let path = self.directory.join("logins").display().to_string();
         command.args(options.iter().map(|it| it.replace("{logins}", &path)));
         command.env("SERVER_HOST", "127.0.0.1");
-        if self.options.server.is_none() {
-            command.arg("-v");
-        }
         self.actors.insert("server".into(), Actor::start("server", command)?);
         let line = self.prints("server", LISTENING)?;
         let address = line.rsplit(' ').next().unwrap_or_default();

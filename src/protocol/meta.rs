@@ -255,7 +255,7 @@ pub(crate) fn to_base64(bytes: &[u8]) -> String {
 }
 
 /// Decodes base64, with its padding; `None` if it is not that, or nothing.
-fn from_base64(text: &[u8]) -> Option<Vec<u8>> {
+pub(crate) fn from_base64(text: &[u8]) -> Option<Vec<u8>> {
     let digits = text.strip_suffix(b"=").unwrap_or(text);
     let digits = digits.strip_suffix(b"=").unwrap_or(digits);
     if !text.len().is_multiple_of(4) || digits.is_empty() {
