@@ -53,9 +53,9 @@
 //! | [`args`] | the command lines of the programs |
 //! | [`driver`] | scenarios: real servers and clients, played from scripts |
 //!
-//! A room is a file and, if it has parts, the folder of the same name. It uses only rooms that come before it
-//! in this table, and no two files use each other, not even by a detour: so the table is an
-//! order to read in. A file opens with what it owns. Rules have numbers, which are cited
+//! A room is a file and, if it has parts, the folder of the same name. It uses only rooms that
+//! come before it in this table, and no two files use each other, not even by a detour: so the
+//! table is an order to read in. A file opens with what it owns. Rules have numbers, which are cited
 //! where the code keeps them and where a test checks them:
 //!
 //! | rules | are stated in |

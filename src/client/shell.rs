@@ -6,8 +6,9 @@
 //! | a terminal | shown | by itself | 0, or 3 without a server at the start |
 //! | anything else: a script | not shown | with its line | the worst outcome |
 //!
-//! A command that lacks a word asks for it: the answer is the next line, also in a script. A value is everything after the one space that ends what stands before it,
-//! or the whole of the line that was asked for.
+//! A command that lacks a word asks for it: the answer is the next line, also in a script. A
+//! value is everything after the one space that ends what stands before it, or the whole of
+//! the line that was asked for.
 //!
 //! - K3: a line that a command asked for is never run as a command, whatever else is
 //!   wrong with the one that asked.

@@ -230,19 +230,25 @@ fn life(exptime: u64, now: u64) -> i64 {
     if exptime == 0 { -1 } else { exptime.saturating_sub(now) as i64 }
 }
 
+/// A key as a word of a meta command, and the flag that says that it is encoded, if it is.
+pub fn word_of(key: &[u8]) -> (Cow<'_, [u8]>, &'static str) {
+    match key.iter().any(|byte| b" \n\0".contains(byte)) {
+        true => (to_base64(key).into_bytes().into(), " b"),
+        false => (key.into(), ""),
+    }
+}
+
 /// Appends an item's line of an `mgdump` to `out`: the command that gets it.
 pub fn write_listed_key(out: &mut Vec<u8>, key: &[u8]) {
-    match key.iter().any(|byte| b" \n\0".contains(byte)) {
-        true => append(out, format_args!("mg {} b\r\n", to_base64(key))),
-        false => out.extend_from_slice(&[b"mg ", key, b"\r\n"].concat()),
-    }
+    let (word, flag) = word_of(key);
+    out.extend_from_slice(&[b"mg ", &word[..], flag.as_bytes(), b"\r\n"].concat());
 }
 
 const DIGITS: &[u8; 64] =
     b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
 /// Encodes base64, with its padding.
-pub(crate) fn to_base64(bytes: &[u8]) -> String {
+fn to_base64(bytes: &[u8]) -> String {
     let mut text = String::new();
     for three in bytes.chunks(3) {
         let bits = three.iter().fold(0, |bits, byte| bits << 8 | usize::from(*byte));

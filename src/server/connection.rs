@@ -318,7 +318,7 @@ impl Connection {
             Parsed::NeedLine(longest) => return self.stop(Next::Line(longest)),
             Parsed::Close(why) => return self.stop(Next::Close(why)),
             Parsed::Rejected(rejection) => {
-                self.reject(&rejection, context);
+                self.reject(&rejection, bytes.starts_with(b"set "), context);
                 (rejection.used, rejection.noreply)
             }
             Parsed::Request { request, noreply, used } => {
@@ -393,14 +393,14 @@ impl Connection {
     }
 
     /// Answers what is malformed or too large, at once or after its data block.
-    fn reject(&mut self, rejection: &Rejection, context: &mut Context) {
+    fn reject(&mut self, rejection: &Rejection, is_set: bool, context: &mut Context) {
         let Rejection { error, swallow, ref removes, .. } = *rejection;
         let mut reply = Reply::Rejected(error);
         if !self.is_authenticated {
             reply = Reply::Rejected(match error {
                 Error::BadChunk => Error::BadTermination,
-                // It was a set.
-                Error::TooLarge if removes.is_some() => {
+                // V4: it may have been meant for a login.
+                Error::TooLarge if is_set => {
                     self.count_login(false, context);
                     Error::AuthenticationFailure
                 }

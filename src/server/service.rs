@@ -8,7 +8,7 @@
 //! |---|---|---|
 //! | a get of any kind | `Context::get`, key by key, since there may be more than fits | its items, `END` |
 //! | a change of one item | `Store::execute` | the answer's line |
-//! | a meta command | the same, or `Context::meta_get` | codes and flags |
+//! | a meta command | the same | codes and flags |
 //! | a listing | `Context::list`, item by item, likewise | `OK`, a line an item, `END` |
 //! | `flush_all` | `Store::flush_all` | `OK` |
 //! | `stats` | `Shared::stats` | lines of figures, `END` |

@@ -3,12 +3,12 @@
 //!
 //! A dump is the live items as requests: each a `set` with noreply, or an `ms` if only that
 //! can have the key, in the order of their records; what is stale, or has not been computed,
-//! is left out. Then a `flush_all` if one is pending, and then a `version`, whose reply says that all
-//! of them were executed. What is left of an item's life is given as a date, so it does not
-//! matter when the dump is loaded. It is loaded by sending it to any memcached.
+//! is left out. Then a `flush_all` if one is pending, and then a `version`, whose reply says
+//! that all of them were executed. What is left of an item's life is given as a date, so it
+//! does not matter when the dump is loaded. It is loaded by sending it to any memcached.
 
 use crate::os::unix_now;
-use crate::protocol::meta::to_base64;
+use crate::protocol::meta::word_of;
 use crate::store::disk::{Directory, Disk};
 use crate::store::repair::repair;
 use crate::store::survey::{numbers, survey};
@@ -78,14 +78,13 @@ fn dump(disk: &dyn Disk, settings: &Settings, mut out: impl Write) -> Result<()>
         let is_old = record.stale || record.win_sent && value.is_empty();
         if !is_old && found.is_live(position, record, now) && !(1..=now).contains(&due)
         {
-            let (text, len) = (to_base64(key), value.len());
-            if key.iter().any(|byte| b" \n\0".contains(byte)) {
-                write!(out, "ms {text} {len} b q F{flags} T{exptime}\r\n")?;
-            } else {
-                out.write_all(&[b"set ", key].concat())?;
-                write!(out, " {flags} {exptime} {len} noreply\r\n")?;
-            }
-            out.write_all(&[value, b"\r\n"].concat())?;
+            let ((word, flag), len) = (word_of(key), value.len());
+            let (name, rest) = match flag {
+                "" => ("set ", format!(" {flags} {exptime} {len} noreply\r\n")),
+                _ => ("ms ", format!(" {len}{flag} q F{flags} T{exptime}\r\n")),
+            };
+            let parts = [name.as_bytes(), &word, rest.as_bytes(), value, b"\r\n"];
+            out.write_all(&parts.concat())?;
         }
         Ok(())
     })?;

@@ -26,8 +26,9 @@
 //!   another's.
 //!
 //! What has expired is not copied: it is removed from the index when the record that ends the
-//! walk says that nothing before it counts (S6). Tombstones are not copied: what they deleted stood in n or before, and n goes. A
-//! pending flush has yet to come, so it is written to n+1 again.
+//! walk says that nothing before it counts (S6). Tombstones are not copied: what they deleted
+//! stood in n or before, and n goes. A pending flush has yet to come, so it is written to n+1
+//! again.
 //!
 //! Whether it is due is checked fifty times a second. At rest a directory is at most twice the
 //! length of its live records and 64 MiB long, without the preallocated space. While
