@@ -400,15 +400,13 @@ fn shell(args: &Args) -> Result<Shell<io::Stdout, io::Stderr>, Failure> {
         None => format!("{host}:{}", args.port(1)?),
     };
     options.timeout = args.seconds("timeout", options.timeout)?;
-    options.retry = args.seconds("retry", options.retry)?;
-    if !args.has("retry") {
-        options.retry = match args.has("timeout") {
-            true => options.retry.min(options.timeout / 4),
-            false if args.words.is_empty() => options.retry,
-            // Nobody who gives one command wants to wait for a server that may never start.
-            false => Duration::ZERO,
-        };
-    }
+    let pause = match args.has("timeout") {
+        true => options.retry.min(options.timeout / 4),
+        false if args.words.is_empty() => options.retry,
+        // Nobody who gives one command wants to wait for a server that may never start.
+        false => Duration::ZERO,
+    };
+    options.retry = args.seconds("retry", pause)?;
     if options.timeout.is_zero() {
         return Err(Failure::Usage("--timeout takes more than 0 seconds".into()));
     }

@@ -187,9 +187,14 @@ pub enum Answer {
 
 /// See the top of this file.
 pub struct Store {
+    /// What a commit waits for.
+    pub sync_mode: SyncMode,
+    /// How wide the fields of the data files are.
+    pub format: Format,
+    /// What an item may have at most.
+    pub limits: Limits,
     items: Items,
     compaction: Compaction,
-    limits: Limits,
     /// The directory is ours as long as this lives.
     _owner: Option<OwnerLock>,
 }
@@ -211,9 +216,8 @@ impl Store {
             survey::require_ours(&directory)?;
             let (files, _) = survey::open_files(&directory, &options.settings)?;
             if files.iter().any(|file| file.bad_header.is_some()) {
-                let found =
-                    survey::survey(&directory, &options.settings, |_, _| Ok(()));
-                found?.require_sound()?;
+                let each = |_, _: &Record| Ok(());
+                survey::survey(&directory, &options.settings, each)?.require_sound()?;
             }
         }
         let directory = Directory::create(path)?;
@@ -230,18 +234,18 @@ impl Store {
         options: &Options,
         now: u64,
     ) -> Result<(Store, Option<String>)> {
-        let Options { settings, sync, max_item_size } = options;
-        let (log, index, torn) = recover(disk, settings, *sync, now)?;
+        let Options { ref settings, sync: sync_mode, max_item_size } = *options;
+        let (log, index, torn) = recover(disk, settings, sync_mode, now)?;
+        let format = log.format;
         let items = Items { log, index, counts: Counts::default() };
-        let format = items.log.format;
         let max_value = usize::try_from(format.max_value()).unwrap_or(usize::MAX);
         let limits = Limits {
             key_size: format.key_size.into(),
-            max_value: max_value.min(*max_item_size),
-            max_item_size: *max_item_size,
+            max_value: max_value.min(max_item_size),
+            max_item_size,
         };
-        let compaction = Compaction::default();
-        Ok((Store { items, compaction, limits, _owner: None }, torn))
+        let (compaction, _owner) = (Compaction::default(), None);
+        Ok((Store { sync_mode, format, limits, items, compaction, _owner }, torn))
     }
 
     /// The item under `key`, read into the session.
@@ -423,21 +427,6 @@ impl Store {
         self.items.log.sync(now)
     }
 
-    /// What a commit waits for.
-    pub fn sync_mode(&self) -> SyncMode {
-        self.items.log.mode
-    }
-
-    /// How wide the fields of the data files are.
-    pub fn format(&self) -> Format {
-        self.items.log.format
-    }
-
-    /// What an item may have at most.
-    pub fn limits(&self) -> &Limits {
-        &self.limits
-    }
-
     /// What is to be done each second: what a full disk refused is tried again, what is
     /// written is synced, files that have gone are noticed (L5), expired items are
     /// counted, and compaction runs if it is due. `clock` gives Unix seconds.
@@ -449,7 +438,7 @@ impl Store {
         let flushed = synced.and_then(|()| self.items.flush_if_due(&mut session));
         // C5: what helps where the disk is full.
         let shards = if self.items.log.is_full() { SHARDS } else { 1 };
-        (0..shards).for_each(|_| self.items.index.sweep(session.now, &self.format()));
+        (0..shards).for_each(|_| self.items.index.sweep(session.now, &self.format));
         let compacted = self.compact_if_due(clock);
         flushed.and(compacted)
     }

@@ -425,6 +425,20 @@ fn a_server_continues_when_standard_error_can_not_be_written() {
 }
 
 #[test]
+fn a_dump_that_can_not_be_written_says_so() {
+    let Ok(full) = fs::OpenOptions::new().write(true).open("/dev/full") else {
+        eprintln!("SKIPPED: there is no /dev/full here");
+        return;
+    };
+    let directory = TempDir::new();
+    drop(Server::start_on(directory.path(), &[]));
+    let mut dump = std::process::Command::new(env!("CARGO_BIN_EXE_server"));
+    dump.arg("--dump").arg("--data").arg(directory.path()).stdout(full);
+    let line = failure("server", &dump.output().expect("it runs"), 1);
+    assert!(line.contains("the dump can't be written: No space left"), "{line}");
+}
+
+#[test]
 fn an_idle_exit_is_a_success_that_says_why() {
     let directory = TempDir::new();
     let mut server = program("server");

@@ -440,7 +440,7 @@ fn a_rotation_cuts_off_the_preallocated_space_of_the_old_file() {
         let second = left.iter().filter(|(name, _)| *name == SECOND);
         for base in second.map(|(_, new)| Header::decode(new).unwrap().base) {
             // L6: one record follows.
-            assert_eq!(base + t.store.format().overhead() as u64, old.len() as u64);
+            assert_eq!(base + t.store.format.overhead() as u64, old.len() as u64);
         }
         let (_left, store) = after_power_cut(&t.disk, 0);
         assert_eq!(contents(&store, &SORTS, NOW), before);

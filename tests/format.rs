@@ -121,7 +121,7 @@ fn the_files_of_version_3_are_read_to_the_last_bit() {
         assert_eq!(files(path)[&format!("{THIRD}.torn")], b"a torn end");
         let int_order = IntOrder::Big;
         let format = Format { key_size: 16, int_size: 4, int_order };
-        assert_eq!(store.format(), format);
+        assert_eq!(store.format, format);
         check_items(&store);
         if stage > 0 {
             drop(store);

@@ -370,7 +370,7 @@ fn bytes_of_a_record_inside_a_torn_value_are_not_a_record() {
     let mut writer = Writer::new(&directory);
     writer.set(b"a", 0, 0, b"before");
     writer.commit();
-    let format = writer.store.format();
+    let format = writer.store.format;
     let place = writer.store.figure("log_end") + format.overhead() as u64;
     let evil = Record { key: b"evil", value: b"evil", ..Record::default() };
     let mut crafted = Vec::new();

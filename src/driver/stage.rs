@@ -74,7 +74,11 @@ impl<'a> Stage<'a> {
         // and its id comes back.
         let name = format!("memcached-lite-driver-{}", Random::seed());
         let directory = std::env::temp_dir().join(name);
-        let made = fs::create_dir(&directory);
+        let made = fs::create_dir(&directory).and_then(|()| {
+            // Its owner alone may read it, as a server requires.
+            let disk = Directory::at(&directory)?;
+            disk.write(&disk.open("logins", true)?, LOGINS, 0)
+        });
         made.map_err(|error| format!("no temporary directory: {error}"))?;
         Ok(Stage {
             options,
@@ -114,10 +118,6 @@ impl<'a> Stage<'a> {
         let port = self.address.rsplit(':').next().filter(|port| !port.is_empty());
         command.args(["--port", port.unwrap_or("0"), "--idle-exit", "3"]);
         command.arg("--data").arg(self.directory.join("data"));
-        let logins = Directory::at(&self.directory).and_then(|directory| {
-            directory.write(&directory.open("logins", true)?, LOGINS, 0)
-        });
-        logins.map_err(|error| format!("no file of logins: {error}"))?;
         let path = self.directory.join("logins").display().to_string();
         command.args(options.iter().map(|it| it.replace("{logins}", &path)));
         command.env("SERVER_HOST", "127.0.0.1");

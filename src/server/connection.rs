@@ -305,7 +305,7 @@ impl Connection {
         // The clock is read for `-vv` alone.
         let begun = (options.verbosity > 1).then(Instant::now);
         let was_authenticated = self.is_authenticated;
-        let mut limits = *context.shared.store.limits();
+        let mut limits = context.shared.store.limits;
         if !was_authenticated {
             // V4
             limits.max_value = MAX_LOGIN;
@@ -406,11 +406,9 @@ impl Connection {
                 }
                 _ => Error::Unauthenticated,
             });
-        } else {
+        } else if swallow.is_some() || error == Error::BadChunk {
             // `stats` counts blocks that came, whatever became of them.
-            if swallow.is_some() || error == Error::BadChunk {
-                context.counters().cmd_set.add(1);
-            }
+            context.counters().cmd_set.add(1);
         }
         let Some(left) = swallow else {
             let dialect = context.shared.options.dialect;

@@ -139,7 +139,7 @@ impl Context {
                     write_listed_key(out, &key);
                 // One that can't be read has no line. A get says why.
                 } else if let Some(item) = store.peek(&mut self.session, &key) {
-                    let size = store.format().record_len(item.value.len());
+                    let size = store.format.record_len(item.value.len());
                     write_listed(out, &item, size, now);
                 }
             } else if let Some(keys) = store.keys(&mut self.session, it.next) {
@@ -190,7 +190,7 @@ impl Context {
             size = item.value.len();
         }
         if meta.name == b"me" {
-            size = store.format().record_len(size);
+            size = store.format.record_len(size);
         }
         meta.write_reply(answer, &item, size, session.now, out);
         Ok(())

@@ -46,6 +46,7 @@ pub struct Shared {
 }
 
 /// Who is served, and who waits.
+#[derive(Default)]
 pub(crate) struct Accepts {
     /// Connections that are being served.
     pub(crate) serving: usize,
@@ -53,8 +54,8 @@ pub(crate) struct Accepts {
     queue: VecDeque<(Stream, u64, String)>,
     /// The number of the last one.
     number: u64,
-    /// When the last connection closed.
-    idle_since: Instant,
+    /// When the last connection closed, if one has.
+    idle_since: Option<Instant>,
     /// Connections accepted and rejected, since the start or the last reset.
     pub(crate) accepted: u64,
     pub(crate) rejected: u64,
@@ -88,7 +89,7 @@ impl Shared {
         // Raw sizes are as wide as those in the file, which may be older than the
         // options.
         if let Dialect::Raw(_) = options.dialect {
-            options.dialect = Dialect::Raw(store.format());
+            options.dialect = Dialect::Raw(store.format);
         }
         let (mut mailboxes, mut sockets) = (Vec::new(), Vec::new());
         for _ in 0..options.threads {
@@ -104,14 +105,7 @@ impl Shared {
             counters: (0..options.threads).map(|_| Counters::default()).collect(),
             mailboxes,
             syncer: Syncer::default(),
-            accepts: Mutex::new(Accepts {
-                serving: 0,
-                queue: VecDeque::new(),
-                number: 0,
-                idle_since: Instant::now(),
-                accepted: 0,
-                rejected: 0,
-            }),
+            accepts: Mutex::default(),
             started: Instant::now(),
             is_stopping: AtomicBool::new(false),
             options,
@@ -128,7 +122,8 @@ impl Shared {
     /// How long nobody has been connected; `None` if somebody is.
     pub(crate) fn idle_time(&self) -> Option<Duration> {
         let accepts = lock(&self.accepts);
-        (accepts.serving == 0).then(|| accepts.idle_since.elapsed())
+        let since = accepts.idle_since.unwrap_or(self.started);
+        (accepts.serving == 0).then(|| since.elapsed())
     }
 
     /// Gives a new connection to `worker`, or to the accept queue, or rejects it.
@@ -167,7 +162,7 @@ impl Shared {
             return self.deliver(stream, number, &peer, worker);
         }
         accepts.serving -= 1;
-        accepts.idle_since = Instant::now();
+        accepts.idle_since = Some(Instant::now());
     }
 
     /// The syncer's part: commits what workers have requested, then wakes them all.

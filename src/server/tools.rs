@@ -17,7 +17,7 @@ use crate::{print, warn};
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering::Acquire};
 
 /// Performs one of them, which is named as its option. A check and a dump change nothing,
 /// not even the time of a file.
@@ -72,25 +72,24 @@ fn dump(disk: &dyn Disk, settings: &Settings, mut out: impl Write) -> Result<()>
     found.require_sound()?;
     // A torn end.
     found.problems().iter().for_each(|problem| warn(&format!("server: {problem}")));
-    let due = found.flush_due();
+    let due = found.index.flush_due.load(Acquire);
+    let failed = |error| Error::Open(format!("the dump can't be written: {error}"));
     survey(disk, settings, |position, record| {
         let Record { flags, exptime, key, value, .. } = *record;
         let is_old = record.stale || record.win_sent && value.is_empty();
-        if !is_old && found.is_live(position, record, now) && !(1..=now).contains(&due)
-        {
+        let is_flushed = (1..=now).contains(&due);
+        if !is_old && !is_flushed && found.is_live(position, record, now) {
             let ((word, flag), len) = (word_of(key), value.len());
             let (name, rest) = match flag {
                 "" => ("set ", format!(" {flags} {exptime} {len} noreply\r\n")),
                 _ => ("ms ", format!(" {len}{flag} q F{flags} T{exptime}\r\n")),
             };
             let parts = [name.as_bytes(), &word, rest.as_bytes(), value, b"\r\n"];
-            out.write_all(&parts.concat())?;
+            out.write_all(&parts.concat()).map_err(failed)?;
         }
         Ok(())
     })?;
-    if due > now {
-        write!(out, "flush_all {due} noreply\r\n")?;
-    }
-    out.write_all(b"version\r\n")?;
-    Ok(out.flush()?)
+    let flush =
+        if due > now { format!("flush_all {due} noreply\r\n") } else { "".into() };
+    write!(out, "{flush}version\r\n").and_then(|()| out.flush()).map_err(failed)
 }

@@ -201,7 +201,7 @@ impl Worker {
         }
         // A write is over at once. A sync is not: while it lasts, others are served. But
         // where nobody else is ready or parked, handing it over would only cost time.
-        if store.sync_mode() == SyncMode::Always {
+        if store.sync_mode == SyncMode::Always {
             let is_alone = self.turns.is_empty() && self.parked.is_empty();
             if is_alone {
                 self.poller.wait(&mut self.ready, Duration::ZERO)?;

@@ -128,14 +128,12 @@ impl Compaction {
         items.flush(&mut session, |due| (due != 0).then_some(due))?;
         let generations = items.log.generations();
         let (old, end) = (&generations[0], generations[1].base);
-        walk(items, old, end, &mut session, clock, &mut reserve).inspect_err(
-            |error| {
-                if matches!(error, Error::Read(_)) {
-                    self.stopped.get_or_init(|| error.clone());
-                    items.log.hold_back(false);
-                }
-            },
-        )?;
+        let walked = walk(items, old, end, &mut session, clock, &mut reserve);
+        if let Err(error @ Error::Read(_)) = &walked {
+            self.stopped.get_or_init(|| error.clone());
+            items.log.hold_back(false);
+        }
+        walked?;
         // C3. S6: what has not been moved has expired.
         let complete = Record { kind: Kind::Complete, ..Record::default() };
         let place = items.append(complete)?;

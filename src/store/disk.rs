@@ -178,10 +178,10 @@ impl Disk for Directory {
     fn still_names(&self, name: &str, file: &File) -> io::Result<()> {
         let named = fs::symlink_metadata(self.path.join(name))?;
         let ours = file.metadata()?;
-        match (named.dev(), named.ino()) == (ours.dev(), ours.ino()) {
-            true => Ok(()),
-            false => Err(io::Error::other("another file has its name")),
-        }
+        let is_same = (named.dev(), named.ino()) == (ours.dev(), ours.ino());
+        is_same
+            .then_some(())
+            .ok_or_else(|| io::Error::other("another file has its name"))
     }
 
     fn read(&self, file: &File, buffer: &mut [u8], offset: u64) -> io::Result<()> {

@@ -196,8 +196,6 @@ pub(crate) struct Index {
     /// When the pending flush is due, in Unix seconds; 0 if none is pending. Changed
     /// only while all shards are locked.
     pub(crate) flush_due: AtomicU64,
-    /// The end of its record.
-    pub(crate) flush_end: AtomicU64,
     /// The shard that is swept next.
     next: AtomicUsize,
 }

@@ -143,12 +143,7 @@ impl Items {
         key: &[u8],
         is_access: bool,
     ) -> Result<Option<Record<'s>>> {
-        if self.flush_if_due(session).is_err() {
-            // Where a full disk keeps it from being written, what it removes is gone all
-            // the same: the pending flush says so, also after a crash.
-            session.depend(self.index.flush_end.load(Acquire));
-            return Ok(None);
-        }
+        self.flush_if_due(session)?;
         let entry = loop {
             let found = self.find(&mut self.index.shard(key), session, key, is_access);
             let Some(entry) = found else { return Ok(None) };
@@ -184,15 +179,10 @@ impl Items {
         decide: impl FnOnce(&mut Found) -> Result<(Change<'v>, A)>,
     ) -> Result<A> {
         self.flush_if_due(session)?;
-        // What is to be read is read before the shard is locked, since that may take long.
-        let noted = reads.then(|| self.index.shard(key).entries.get(key).copied());
-        let ahead = noted.flatten().filter(|it| self.load(*it, session) == Ok(true));
         let (mut shard, now) = (self.index.shard(key), session.now);
         let entry = self.find(&mut shard, session, key, reads);
         session.found = entry;
-        let position = |entry| self.position(entry);
-        let is_loaded = entry.map(position) == ahead.map(position);
-        let mut found = Found { entry, items: self, session, is_loaded };
+        let mut found = Found { entry, items: self, session, is_loaded: false };
         let (change, answer) = decide(&mut found)?;
         let is_new = matches!(change, Change::Put(_));
         let (record, rest) = match change {
@@ -274,7 +264,6 @@ impl Items {
         };
         let flush = Record { kind: Kind::Flush, exptime: due, ..Record::default() };
         let place = self.append(flush)?;
-        self.index.flush_end.store(place.end, Release);
         self.index.flush_due.store(due, Release);
         if due == 0 {
             let cleared = shards.iter_mut().map(|shard| shard.clear(place.end));
@@ -294,11 +283,9 @@ impl Items {
     ) -> Result<Option<Range<u64>>> {
         let shard = self.index.shard(record.key);
         let entry = shard.entries.get(record.key);
-        if entry.is_none_or(|entry| entry.position(position) != position) {
-            return Ok(None);
-        }
+        let is_live = entry.is_some_and(|entry| entry.position(position) == position);
         // S6: the record that ends the walk is the deletion of all that has expired.
-        if is_expired(record.exptime, now) {
+        if !is_live || is_expired(record.exptime, now) {
             return Ok(None);
         }
         // C1

@@ -50,15 +50,11 @@ pub fn repair(
     let (name, temporary) = (file_name(number), file_name(number) + ".tmp");
     // R4
     let header = Header { format: found.format, generation: number, base };
-    let made = copy(disk, settings, &header).and_then(|()| {
-        disk.rename(&temporary, &name)?;
-        Ok(disk.sync_dir()?)
-    });
-    if made.is_err() {
+    copy(disk, settings, &header)
+        .and_then(|()| Ok(disk.rename(&temporary, &name)?))
+        .and_then(|()| Ok(disk.sync_dir()?))
         // A full disk needs the space; if this fails, a start or a repair does it.
-        let _ = disk.remove(&temporary);
-    }
-    made?;
+        .inspect_err(|_| drop(disk.remove(&temporary)))?;
     let (mut report, records) = (found.problems(), found.records());
     report
         .push(format!("{name} is new and has the {records} records that can be read"));

@@ -41,7 +41,6 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, IsTerminal};
 use std::ops::Range;
-use std::sync::atomic::Ordering::Acquire;
 use std::time::{Duration, Instant};
 
 /// The settings requested on the command line. `None` takes what the files say, or the
@@ -150,11 +149,6 @@ impl Survey {
                  with what can be read by server --repair"
             ))),
         }
-    }
-
-    /// When the pending flush is due, in Unix seconds; 0 if there is none.
-    pub fn flush_due(&self) -> u64 {
-        self.index.flush_due.load(Acquire)
     }
 
     /// Whether a record that was met at `position` is a live item at the Unix second `now`.
