@@ -32,7 +32,7 @@ use crate::protocol::dialect::Dialect;
 use crate::server::login::read_logins;
 use crate::server::tools::perform;
 use crate::server::{self, Server};
-use crate::store::record::{Format, IntOrder, MAX_VALUE};
+use crate::store::record::{Format, IntOrder, MAX_POSITION, MAX_VALUE};
 use crate::store::{self, Settings, SyncMode};
 use crate::{Failure, print, warn};
 use std::ffi::{OsStr, OsString};
@@ -236,17 +236,17 @@ impl Args {
     }
 
     /// The option's value in bytes, which may end in `k`, `m` or `g`, or `default`.
-    pub fn size(&self, name: &str, default: usize) -> Result<usize, String> {
+    pub fn size(&self, name: &str, default: u64, most: u64) -> Result<u64, String> {
         let Some(text) = self.text(name) else { return Ok(default) };
         let lower = text.to_ascii_lowercase();
         let digits = lower.trim_end_matches(['k', 'm', 'g']);
         let unit =
             ["", "k", "m", "g"].iter().position(|it| *it == &lower[digits.len()..]);
-        let bytes = digits.parse::<usize>().ok().zip(unit);
+        let bytes = digits.parse::<u64>().ok().zip(unit);
         let bytes = bytes.and_then(|(it, unit)| it.checked_mul(1 << (10 * unit)));
-        bytes
-            .filter(|bytes| (1 << 10..=MAX_VALUE).contains(bytes))
-            .ok_or_else(|| format!("--{name} takes a size from 1k to 1g, not {text}"))
+        bytes.filter(|bytes| (1 << 10..=most).contains(bytes)).ok_or_else(|| {
+            format!("--{name} takes a size from 1k to {}g, not {text}", most >> 30)
+        })
     }
 
     /// The option's value as one of these names.
@@ -329,7 +329,7 @@ fn server_options(args: &Args) -> Result<server::Options, String> {
         int_order: args.choice("int-order", &IntOrder::NAMES)?,
     };
     let modes = [("always", SyncMode::Always), ("every-second", SyncMode::EverySecond)];
-    let size = default.store.max_item_size;
+    let size = default.store.max_item_size as u64;
     // The server reads the sizes of raw from its data.
     let dialect = args.choice("dialect", &Dialect::names(Format::default()))?;
     Ok(server::Options {
@@ -340,7 +340,8 @@ fn server_options(args: &Args) -> Result<server::Options, String> {
         store: store::Options {
             settings,
             sync: args.choice("sync", &modes)?.unwrap_or_default(),
-            max_item_size: args.size("max-item-size", size)?,
+            max_item_size: args.size("max-item-size", size, MAX_VALUE as u64)? as usize,
+            data_limit: args.size("data-limit", 0, MAX_POSITION)?,
         },
         dialect: dialect.unwrap_or(default.dialect),
         auth_file: args.text("auth-file").map(Into::into),
@@ -470,7 +471,7 @@ mod tests {
 
     #[test]
     fn sizes_have_units() {
-        let size = |line| args(line).unwrap().size("max-item-size", 7);
+        let size = |line| args(line).unwrap().size("max-item-size", 7, 1 << 30);
         assert_eq!(size(""), Ok(7));
         assert_eq!(size("-I 2048"), Ok(2048));
         assert_eq!(size("-I 2k"), Ok(2048));
@@ -483,7 +484,7 @@ mod tests {
                 given: vec![("max-item-size", wrong.into())],
                 ..args("").unwrap()
             };
-            let said = given.size("max-item-size", 7).unwrap_err();
+            let said = given.size("max-item-size", 7, 1 << 30).unwrap_err();
             assert!(said.ends_with(&format!("from 1k to 1g, not {wrong}")), "{said}");
         }
     }

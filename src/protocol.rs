@@ -73,9 +73,11 @@ pub enum Request<'a> {
     List(bool),
     /// `version`.
     Version,
-    /// `verbosity`, and what would set up memcached's memory, its crawler, or statistics of
-    /// key prefixes: accepted, and changes nothing.
+    /// `verbosity`, and what would set up memcached's crawler, or statistics of key prefixes:
+    /// accepted, and changes nothing.
     Verbosity,
+    /// `cache_memlimit`: the most that the live records may have, in MiB; 0 is no limit.
+    DataLimit(u64),
     /// `quit`.
     Quit,
 }
@@ -391,9 +393,12 @@ fn flush_all<'a>(mut words: Words<'a>) -> Result<Request<'a>, Error> {
 /// `verbosity <level>`, `cache_memlimit <megabytes>`.
 fn tuning<'a>(command: &[u8], mut words: Words<'a>) -> Result<Request<'a>, Error> {
     match words.next() {
+        Some(word) if command == b"cache_memlimit" => {
+            unsigned(word).map(Request::DataLimit).ok_or(Error::Unknown)
+        }
         Some(n) if n == b"noreply" || unsigned(n).is_some() => Ok(Request::Verbosity),
-        _ if command == b"verbosity" => Err(Error::BadFormat),
-        _ => Err(Error::Unknown),
+        None if command == b"cache_memlimit" => Err(Error::Unknown),
+        _ => Err(Error::BadFormat),
     }
 }
 
@@ -455,6 +460,9 @@ impl Request<'_> {
             Request::List(false) => out.extend_from_slice(b"lru_crawler metadump all"),
             Request::Version => out.extend_from_slice(b"version"),
             Request::Verbosity => out.extend_from_slice(b"verbosity 0"),
+            Request::DataLimit(limit) => {
+                append(out, format_args!("cache_memlimit {limit}"));
+            }
             Request::Quit => out.extend_from_slice(b"quit"),
         }
         out.extend_from_slice(b"\r\n");

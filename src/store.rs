@@ -13,17 +13,19 @@
 //! | `index`, `recent` | where each key's record stands; records that were read recently |
 //! | `items` | the two together, and the one way to change an item: `update` |
 //! | `walk`, `compact` | reading a file in order; live records move, the old file goes |
+//! | `evict` | with a limit: what is used least goes |
 //! | [`survey`] | what stands in the files: what a start decides by, and a check reports |
 //! | `recover`, [`repair`] | how a start continues from it; a new file of what can be read |
 //! | [`error`] | what can go wrong |
 //!
-//! Left out: a limit on how much is stored. memcached evicts items when memory is full;
-//! here the disk is full, and the client is told. The index must fit in memory.
+//! Without a limit on what is stored, nothing is evicted: a full disk refuses writes, and
+//! the client is told. Left out: an index on disk, so the keys must fit in memory.
 
 mod compact;
 pub mod crc;
 pub mod disk;
 pub mod error;
+mod evict;
 mod index;
 mod items;
 pub mod log;
@@ -43,13 +45,14 @@ pub use crate::store::survey::Settings;
 use crate::lock;
 use crate::store::compact::Compaction;
 use crate::store::disk::{Directory, Disk, OwnerLock};
+use crate::store::evict::evict_if_due;
 use crate::store::index::SHARDS;
 use crate::store::items::{Change, Counts, Items};
 use crate::store::record::Format;
 use crate::store::recover::recover;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// How a store is opened.
 #[derive(Clone, Copy, Debug)]
@@ -60,12 +63,14 @@ pub struct Options {
     pub sync: SyncMode,
     /// The most that a key and its value may have together, in bytes.
     pub max_item_size: usize,
+    /// Items are evicted while the live records have more bytes than this; 0 for no limit.
+    pub data_limit: u64,
 }
 
 impl Default for Options {
     fn default() -> Options {
         let (settings, sync) = (Settings::default(), SyncMode::default());
-        Options { settings, sync, max_item_size: 1 << 20 }
+        Options { settings, sync, max_item_size: 1 << 20, data_limit: 0 }
     }
 }
 
@@ -193,6 +198,8 @@ pub struct Store {
     pub format: Format,
     /// What an item may have at most.
     pub limits: Limits,
+    /// See [`Options::data_limit`].
+    pub data_limit: AtomicU64,
     items: Items,
     compaction: Compaction,
     /// The directory is ours as long as this lives.
@@ -234,8 +241,8 @@ impl Store {
         options: &Options,
         now: u64,
     ) -> Result<(Store, Option<String>)> {
-        let Options { ref settings, sync: sync_mode, max_item_size } = *options;
-        let (log, index, torn) = recover(disk, settings, sync_mode, now)?;
+        let Options { settings, sync: sync_mode, max_item_size, data_limit } = *options;
+        let (log, index, torn) = recover(disk, &settings, sync_mode, now)?;
         let format = log.format;
         let items = Items { log, index, counts: Counts::default() };
         let max_value = usize::try_from(format.max_value()).unwrap_or(usize::MAX);
@@ -244,8 +251,11 @@ impl Store {
             max_value: max_value.min(max_item_size),
             max_item_size,
         };
-        let (compaction, _owner) = (Compaction::default(), None);
-        Ok((Store { sync_mode, format, limits, items, compaction, _owner }, torn))
+        let (data_limit, compaction) = (data_limit.into(), Compaction::default());
+        let _owner = None;
+        let store =
+            Store { sync_mode, format, limits, data_limit, items, compaction, _owner };
+        Ok((store, torn))
     }
 
     /// The item under `key`, read into the session.
@@ -443,9 +453,12 @@ impl Store {
         flushed.and(compacted)
     }
 
-    /// Compacts if there is enough garbage, as [`Store::maintain`] does.
+    /// Evicts if there is too much, and compacts if there is enough garbage, as
+    /// [`Store::maintain`] does.
     pub fn compact_if_due(&self, clock: &dyn Fn() -> u64) -> Result<()> {
-        self.compaction.run_if_due(&self.items, clock)
+        let evicted = evict_if_due(&self.items, self.data_limit.load(Relaxed), clock());
+        // On a full disk, it is what makes the room.
+        self.compaction.run_if_due(&self.items, clock).and(evicted)
     }
 
     /// One compaction, however much garbage there is.
@@ -459,7 +472,7 @@ impl Store {
     }
 
     /// Figures for `stats`, under their names there. Lengths and positions are in bytes.
-    pub fn figures(&self) -> [(&'static str, u64); 14] {
+    pub fn figures(&self) -> [(&'static str, u64); 16] {
         let Items { log, index, counts } = &self.items;
         let [compactions, seconds, bytes] = *lock(&self.compaction.done);
         let (generations, log_end) = (log.generations(), log.end());
@@ -471,6 +484,8 @@ impl Store {
             // Values stored since the start or the last reset, by touches as well.
             ("total_items", counts.total_items.load(Relaxed)),
             ("get_expired", counts.expired_lookups.load(Relaxed)),
+            ("evictions", counts.evictions.load(Relaxed)),
+            ("limit_maxbytes", self.data_limit.load(Relaxed)),
             ("log_generations", generations.len() as u64),
             // With what is still in memory.
             ("log_bytes", log_end - generations[0].base),
@@ -501,6 +516,7 @@ impl Store {
     pub fn reset_counts(&self) {
         self.items.counts.total_items.store(0, Relaxed);
         self.items.counts.expired_lookups.store(0, Relaxed);
+        self.items.counts.evictions.store(0, Relaxed);
     }
 }
 

@@ -32,6 +32,7 @@ use std::env;
 use std::fmt::Debug;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 const START: u64 = 1_000_000_000;
 const KEYS: [&[u8]; 5] = [b"a", b"b", b"c", b"d", b"n"];
@@ -59,6 +60,8 @@ enum Step {
     Pass(u64),
     Maintain,
     Compact,
+    /// The data limit is half of what there is, for a moment.
+    Evict,
     /// Another process, for which the clock is so many seconds late.
     Restart(u64),
 }
@@ -69,6 +72,7 @@ fn steps(seed: u64) -> Vec<Step> {
     (0..STEPS)
         .map(|number| match number {
             20 | 35 | 50 => Step::Compact,
+            15 | 28 | 45 => Step::Evict,
             30 | 40 => Step::Restart(random.below(9) as u64),
             _ => step(&mut random),
         })
@@ -212,6 +216,8 @@ struct Run {
     shown: Vec<u64>,
     /// C5: compaction has failed, and may hold new values back until it succeeds.
     is_held_back: bool,
+    /// Items evicted.
+    evictions: u64,
 }
 
 impl Run {
@@ -236,6 +242,7 @@ impl Run {
             is_missing: false,
             is_stopped: false,
             is_held_back: false,
+            evictions: 0,
             latest: START,
             shown: Vec::new(),
         };
@@ -267,6 +274,7 @@ impl Run {
         let failures = self.disk.failures();
         let last = self.history.len() - 1;
         let Some(store) = &self.store else { panic!("no process is running") };
+        let evictions = store.figure("evictions");
         let told = match step {
             Step::Restart(late) => return self.restart(*late),
             Step::Pass(seconds) => {
@@ -289,6 +297,12 @@ impl Run {
                 let compacted = store.compact(&|| self.session.now);
                 compacted.map(|()| self.is_held_back = false)
             }
+            Step::Evict => {
+                store.data_limit.store(store.figure("bytes") / 2, Relaxed);
+                let evicted = store.compact_if_due(&|| self.session.now);
+                store.data_limit.store(0, Relaxed);
+                evicted
+            }
             command => ask(store, &mut self.session, command).map(|told| {
                 let mut model = self.history[last].clone();
                 let end = store.figure("log_end");
@@ -308,7 +322,7 @@ impl Run {
         };
         // What fails does so for a reason. S4: nothing was changed by it.
         if let Err(error) = told {
-            let compacts = matches!(step, Step::Compact | Step::Maintain);
+            let compacts = matches!(step, Step::Compact | Step::Maintain | Step::Evict);
             let is_held = self.is_held_back && error.to_string().contains("make room");
             assert!(
                 self.may_fail(failures) || (compacts && self.is_stopped) || is_held,
@@ -322,6 +336,31 @@ impl Run {
                 Error::Write(why) if why.contains("is not where it was")
             );
             self.is_stopped |= compacts && matches!(error, Error::Read(_));
+        }
+        self.evicted(evictions);
+    }
+
+    /// Adds to the history what was evicted since there were so many evictions: one item
+    /// after the other, in whatever order.
+    fn evicted(&mut self, before: u64) {
+        let Some(store) = &self.store else { return };
+        let count = store.figure("evictions") - before;
+        self.evictions += count;
+        let (now, last) = (self.session.now, self.history.last().unwrap().clone());
+        let mut session = Session::at(now);
+        // What can't be read is there.
+        let is_gone = |key: &Vec<u8>| store.get(&mut session, key) == Ok(None);
+        let keys =
+            if count == 0 { Vec::new() } else { last.at(now).into_keys().collect() };
+        let gone: Vec<Vec<u8>> = keys.into_iter().filter(is_gone).collect();
+        assert_eq!(gone.len() as u64, count);
+        let mut orders: Vec<usize> = (1..1 << count).collect();
+        orders.sort_by_key(|some: &usize| some.count_ones());
+        for some in orders {
+            let mut model = last.clone();
+            let gone = gone.iter().enumerate().filter(|(bit, _)| some >> bit & 1 == 1);
+            gone.for_each(|(_, key)| drop(model.items.remove(key)));
+            self.history.push(model);
         }
     }
 
@@ -488,10 +527,11 @@ fn fail_at_every_call(calls: &'static [Call], how: How) -> usize {
                 let mut random = Random::new(seed + after as u64);
                 let mut run = Run::new(sync, calls, after, how);
                 run.go(&steps);
-                let has_failed = run.disk.failures() > 0;
+                let (has_failed, evictions) = (run.disk.failures() > 0, run.evictions);
                 run.finish(&mut random);
                 most = most.max(after);
                 if !has_failed {
+                    assert!(evictions > 0, "seed {seed}");
                     break;
                 }
             }

@@ -27,7 +27,7 @@ use crate::server::stats::{Counters, totals};
 use crate::store::{Answer, Record, Result, Session, Update, Verb};
 use std::fmt::Display;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 /// When this many bytes of replies are waiting, execution pauses, between the keys of
 /// one get as well, until the client has taken them.
@@ -170,6 +170,11 @@ impl Context {
             }
             Request::Version => Ok(Reply::Version(reply::VERSION.into())),
             Request::Verbosity => Ok(Reply::Ok),
+            Request::DataLimit(megabytes) => {
+                let bytes = megabytes.saturating_mul(1 << 20);
+                self.shared.store.data_limit.store(bytes, Relaxed);
+                Ok(Reply::Ok)
+            }
             // As in memcached, where replies before it are still to leave.
             Request::List(_) => Ok(Reply::Rejected(Error::Pipelined)),
             Request::Stats(topic) => Ok(self.shared.stats(*topic, now, out)),
@@ -276,9 +281,6 @@ impl Shared {
         for (name, total) in totals(&self.counters) {
             stat(name, &total);
         }
-        // Memory is not limited, and nothing is ever evicted from it.
-        stat("limit_maxbytes", &0);
-        stat("evictions", &0);
         stat("threads", &self.counters.len());
         for (name, figure) in self.store.figures() {
             stat(name, &figure);
@@ -291,7 +293,7 @@ impl Shared {
     fn settings(&self, stat: &mut dyn FnMut(&str, &dyn Display)) {
         let options = &self.options;
         let auth_file = options.auth_file.as_deref().unwrap_or(Path::new("no"));
-        stat("maxbytes", &0);
+        stat("maxbytes", &self.store.figure("limit_maxbytes"));
         stat("maxconns", &options.conn_limit);
         stat("tcpport", &options.port);
         stat("udpport", &0);

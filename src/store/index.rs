@@ -75,6 +75,17 @@ impl Entry {
         (self.place & READ != 0, idle)
     }
 
+    /// How soon it is evicted: later than all of a higher rank.
+    pub(crate) fn rank(&self, now: u64) -> (bool, u64) {
+        let (was_read, idle) = self.access(now);
+        (!was_read, idle)
+    }
+
+    /// Length of its record in bytes.
+    pub(crate) fn len(&self, format: &Format) -> u64 {
+        format.record_len(self.size as usize) as u64
+    }
+
     /// Changes to hours before the seconds become ambiguous.
     pub(crate) fn age(&mut self, now: u64) {
         let (_, idle) = self.access(now);
@@ -154,6 +165,11 @@ pub(crate) struct Shard {
 }
 
 impl Shard {
+    /// What has not expired.
+    pub(crate) fn live(&self, now: u64) -> impl Iterator<Item = (&Key, &Entry)> {
+        self.entries.iter().filter(move |it| !is_expired(it.1.exptime.into(), now))
+    }
+
     pub(crate) fn insert(&mut self, key: &[u8], entry: Entry) {
         self.value_bytes += u64::from(entry.size);
         // An overwrite must not allocate the key again.
@@ -216,9 +232,14 @@ impl Index {
         lock(&self.shards[shard_of(key)])
     }
 
+    /// Locks one shard after another.
+    pub(crate) fn one_by_one(&self) -> impl Iterator<Item = MutexGuard<'_, Shard>> {
+        self.shards.iter().map(lock)
+    }
+
     /// Locks all shards, ascending.
     pub(crate) fn all(&self) -> Vec<MutexGuard<'_, Shard>> {
-        self.shards.iter().map(lock).collect()
+        self.one_by_one().collect()
     }
 
     /// Counts what has expired in one shard, the next one at each call: from then on it is
@@ -227,14 +248,14 @@ impl Index {
         let mut shard = lock(&self.shards[self.next.fetch_add(1, Relaxed) % SHARDS]);
         shard.entries.values_mut().for_each(|entry| entry.age(now));
         let expired = |entry: &&Entry| is_expired(entry.exptime.into(), now);
-        let len = |entry: &Entry| format.record_len(entry.size as usize) as u64;
-        shard.expired_bytes = shard.entries.values().filter(expired).map(len).sum();
+        let expired = shard.entries.values().filter(expired);
+        shard.expired_bytes = expired.map(|entry| entry.len(format)).sum();
     }
 
     /// Removes what stands before `position`, because of what the record that ends at `end`
     /// says: that nothing live does.
     pub(crate) fn remove_before(&self, position: u64, end: u64) {
-        for mut shard in self.shards.iter().map(lock) {
+        for mut shard in self.one_by_one() {
             // What had expired is what is removed.
             shard.expired_bytes = 0;
             let Shard { entries, value_bytes, removed, .. } = &mut *shard;
@@ -248,10 +269,8 @@ impl Index {
 
     /// The keys in shard `number` that have not expired; `None` if there is no such shard.
     pub(crate) fn keys(&self, number: usize, now: u64) -> Option<Vec<Box<[u8]>>> {
-        let one = lock(self.shards.get(number)?);
-        let live =
-            one.entries.iter().filter(|it| !is_expired(it.1.exptime.into(), now));
-        Some(live.map(|(key, _)| key.bytes().into()).collect())
+        let shard = lock(self.shards.get(number)?);
+        Some(shard.live(now).map(|(key, _)| key.bytes().into()).collect())
     }
 
     /// Applies the record at `position` of the file that begins at `base`, in the order of
@@ -279,7 +298,7 @@ impl Index {
     /// The positions of the live records that stand before `end`, ascending.
     pub(crate) fn positions_before(&self, end: u64) -> Vec<u64> {
         let mut positions = Vec::new();
-        for shard in self.shards.iter().map(lock) {
+        for shard in self.one_by_one() {
             let all = shard.entries.values().map(|entry| entry.position(end));
             positions.extend(all.filter(|&position| position < end));
         }
@@ -289,7 +308,7 @@ impl Index {
 
     /// How many items there are, and the length of their records in bytes.
     pub(crate) fn totals(&self, format: &Format) -> (u64, u64) {
-        self.shards.iter().map(lock).fold((0, 0), |(items, bytes), shard| {
+        self.one_by_one().fold((0, 0), |(items, bytes), shard| {
             let count = shard.entries.len() as u64;
             let overhead = count * format.overhead() as u64;
             let all = overhead + shard.value_bytes;

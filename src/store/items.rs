@@ -133,6 +133,7 @@ pub(crate) struct Counts {
     pub(crate) total_items: AtomicU64,
     pub(crate) damaged_reads: AtomicU64,
     pub(crate) expired_lookups: AtomicU64,
+    pub(crate) evictions: AtomicU64,
 }
 
 impl Items {
@@ -229,7 +230,7 @@ impl Items {
     }
 
     /// Appends a deletion, and removes the key.
-    fn remove(&self, shard: &mut Shard, key: &[u8]) -> Result<Range<u64>> {
+    pub(crate) fn remove(&self, shard: &mut Shard, key: &[u8]) -> Result<Range<u64>> {
         let place =
             self.append(Record { kind: Kind::Delete, key, ..Record::default() })?;
         shard.remove(key, place.end);

@@ -207,7 +207,7 @@ pub fn shared(
         settings.int_order = Some(format.int_order);
     }
     let sync = SyncMode::EverySecond;
-    let options = Options { settings, sync, max_item_size };
+    let options = Options { settings, sync, max_item_size, data_limit: 0 };
     let (store, _) = Store::open(directory.path(), &options, NOW).unwrap();
     shared_over(dialect, store)
 }
