@@ -35,14 +35,16 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 /// The pages that are chapters, beside README.md and docs/README.md.
-const CHAPTERS: [&str; 15] = [
+const CHAPTERS: [&str; 17] = [
     "docs/steps.md",
     "docs/protocol.md",
     "docs/meta.md",
     "docs/dialects.md",
     "docs/file.md",
     "docs/repair.md",
+    "docs/recovery.md",
     "docs/store.md",
+    "docs/eviction.md",
     "docs/server.md",
     "docs/backup.md",
     "docs/cluster.md",

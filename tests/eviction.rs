@@ -129,6 +129,16 @@ fn what_was_read_goes_last_and_what_was_read_longest_ago_is_the_first_of_it() {
 }
 
 #[test]
+fn what_was_never_read_goes_before_what_was_read_earlier() {
+    let t = Fixture::new(&options());
+    t.put(0..4);
+    t.read(4, 0..4);
+    t.put(5..=FIT + 1);
+    t.maintain(FIT + 1);
+    assert_eq!(t.present(100), [vec![0, 1, 2, 3], Vec::from_iter(8..=21)].concat());
+}
+
+#[test]
 fn a_look_that_is_no_access_keeps_nothing() {
     let t = Fixture::new(&options());
     t.put(0..=FIT);
