@@ -349,21 +349,23 @@ impl Store {
     ) -> (Change<'v>, Answer) {
         let Update { verb, number, is_stale, empties, .. } = *update;
         let Record { stale, win_sent, flags, cas, .. } = *old;
+        let keep = |answer| (Change::Keep, answer);
         let compare = update.compare.or((verb == Verb::Cas).then_some(number));
         let is_other = verb != Verb::Get && compare.is_some_and(|unique| unique != cas);
-        let is_older = is_stale && (1..cas).contains(&compare.unwrap_or(0));
         let renews = update.renews || verb == Verb::Touch;
         let exptime = if renews { new.exptime } else { old.exptime };
-        // The old one, but for its value.
-        let same = Record { stale, win_sent, flags, exptime, ..new };
+        // The old one, but for its value; and what is part of a new one.
+        let fresh = Record { flags, exptime, ..new };
+        let same = Record { stale, win_sent, ..fresh };
         let (wins, len) = (update.wins(old, now), old.value.len() + new.value.len());
         let is_too_large = self.limits.is_too_large(update.key, len);
         match verb {
-            Verb::Cas if is_older => {
+            // Of an older one.
+            Verb::Cas if is_stale && (1..cas).contains(&compare.unwrap_or(0)) => {
                 let same = Record { flags: new.flags, stale: true, ..same };
                 (Change::Put(same), Answer::Stored)
             }
-            _ if is_other => (Change::Keep, Answer::Exists),
+            _ if is_other => keep(Answer::Exists),
             Verb::Delete if !is_stale && !empties => (Change::Remove, Answer::Deleted),
             Verb::Delete => {
                 let (stale, win_sent) = (stale || is_stale, win_sent && !is_stale);
@@ -371,21 +373,19 @@ impl Store {
                 let change = if empties { Change::Put } else { Change::Append };
                 (change(same), Answer::Deleted)
             }
-            Verb::Get if !renews && !wins => (Change::Keep, Answer::Touched),
+            Verb::Get if !renews && !wins => keep(Answer::Touched),
             Verb::Get | Verb::Touch => {
                 // M2
                 let same = Record { cas, win_sent: win_sent || wins, ..same };
                 let answer = if wins { Answer::Won } else { Answer::Touched };
                 (Change::Append(same), answer)
             }
-            Verb::Append | Verb::Prepend if is_too_large => {
-                (Change::Keep, Answer::NotStored)
-            }
-            Verb::Append => (Change::Append(same), Answer::Stored),
-            Verb::Prepend => (Change::Prepend(same), Answer::Stored),
+            Verb::Append | Verb::Prepend if is_too_large => keep(Answer::NotStored),
+            Verb::Append => (Change::Append(fresh), Answer::Stored),
+            Verb::Prepend => (Change::Prepend(fresh), Answer::Stored),
             Verb::Incr | Verb::Decr => {
                 let Some(before) = decimal(old.value) else {
-                    return (Change::Keep, Answer::NotNumeric);
+                    return keep(Answer::NotNumeric);
                 };
                 let after = match verb {
                     Verb::Incr => before.wrapping_add(number),
