@@ -414,6 +414,9 @@ fn what_can_not_be_run_is_noticed() {
         "make all-of-it",
         "cargo run --bin nothing",
         "cargo run --bin server -- --prot 7",
+        "cargo test",
+        "cargo test --test nothing",
+        "cargo test --test store a_test_that_is_not_there",
         "target/release/client --quote=1 get k",
         "rm -r data",
         "printf x | sh",
@@ -659,6 +662,26 @@ fn check_command(words: &[&str]) -> Result<(), String> {
                 Ok(())
             } else {
                 check_options(name, arguments)
+            }
+        }
+        ["cargo", "test", ref rest @ ..] => {
+            let rest: Vec<&str> = rest
+                .iter()
+                .copied()
+                .filter(|word| !word.starts_with("--rel"))
+                .collect();
+            let ["--test", target, ref filter @ ..] = rest[..] else {
+                return Err("cargo test what?".into());
+            };
+            let text = fs::read_to_string(root().join(format!("tests/{target}.rs")))
+                .map_err(|error| format!("tests/{target}.rs: {error}"))?;
+            match filter.iter().take_while(|word| !word.starts_with('-')).next() {
+                Some(name)
+                    if !text.contains(name.rsplit("::").next().unwrap_or(name)) =>
+                {
+                    Err(format!("no test {name} in tests/{target}.rs"))
+                }
+                _ => Ok(()),
             }
         }
         ["nc" | "hexdump" | "kill" | "printf", ..] => Ok(()),
