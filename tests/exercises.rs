@@ -5,15 +5,21 @@
 //! then does the seventh. That each line is there once to be replaced, and each named test,
 //! is tested always, so that a change of the source takes its exercises along.
 //!
+//! What is to be built by docs/build.md has its scripts in examples/exercises: each has to
+//! fail at the step that needs it.
+//!
 //! A test has to pass without the fault, in a short run if there is one. With the fault,
 //! `simulate` may try 1,000 seeds, and `torture` as many rounds.
 
+use memcached_lite::driver::Options;
+use memcached_lite::driver::script::parse as parse_script;
 use std::collections::BTreeSet;
 use std::env;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
 
 struct Exercise<'a> {
     number: usize,
@@ -141,6 +147,84 @@ fn every_exercise_can_be_done() {
         let tests = fs::read_to_string(root().join(format!("tests/{target}.rs")));
         let is_there = tests.is_ok_and(|text| text.contains(&format!("fn {test}(")));
         assert!(is_there, "exercise {number}: tests/{target}.rs has no {test}");
+    }
+}
+
+/// What a script of docs/build.md asks for, as its first line says.
+fn capability(script: &str) -> &str {
+    between(&mut &script[..], "# New: ", ". ")
+}
+
+/// The script of a build exercise checks something: without what is to be built, each of its
+/// scenes fails, at a step that needs just that.
+#[test]
+fn what_is_to_be_built_is_not_there_yet() {
+    let page = fs::read_to_string(root().join("docs/build.md")).expect("the page");
+    let directory = root().join("examples/exercises");
+    let entries = fs::read_dir(&directory).expect("the scripts");
+    let mut names: Vec<_> =
+        entries.map(|it| it.expect("an entry").file_name()).collect();
+    names.sort();
+    assert_eq!(names.len(), 10);
+    assert_eq!(page.matches("](../examples/exercises/").count(), names.len());
+    let check = |name: &str| {
+        assert!(page.contains(&format!("](../examples/exercises/{name})")), "{name}");
+        let path = directory.join(name);
+        let script = fs::read_to_string(&path).expect(name);
+        let parsed = parse_script(name, &script, &Options::default());
+        let scenes = parsed.unwrap_or_else(|why| panic!("{why}"));
+        assert!(page.contains(&format!("`{}`", capability(&script))), "{name}");
+        let mut driver = Command::new(env!("CARGO_BIN_EXE_driver"));
+        let output = driver.arg("--script").arg(&path).output().expect("it runs");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let failures: Vec<_> =
+            text.lines().filter_map(|line| line.split_once("FAILED: line ")).collect();
+        assert_eq!(failures.len(), scenes.len(), "a scene of {name} passes: {text}");
+        for ((_, failure), scene) in failures.iter().zip(scenes) {
+            let (line, why) = failure.split_once(", ").expect(name);
+            let line: usize = line.parse().expect(name);
+            assert!(scene.steps.iter().any(|(number, _)| *number == line), "{failure}");
+            let step = script.lines().nth(line - 1).expect(name);
+            let why = why.strip_prefix(&scene.title).expect(name);
+            // The step, or what was asked before it.
+            let what = capability(&script);
+            assert!(step.contains(what) || why.contains(what), "{name}: {failure}");
+        }
+    };
+    thread::scope(|scope| {
+        for name in &names {
+            scope.spawn(|| check(name.to_str().expect("UTF-8")));
+        }
+    });
+}
+
+/// What the page names is where it says.
+#[test]
+fn the_build_exercises_begin_somewhere() {
+    let page = fs::read_to_string(root().join("docs/build.md")).expect("the page");
+    let spans: BTreeSet<&str> = page.split('`').skip(1).step_by(2).collect();
+    let files =
+        spans.iter().filter(|it| it.starts_with("src/") || it.starts_with("tests/"));
+    let mut code = String::new();
+    for file in files {
+        code += &fs::read_to_string(root().join(file)).expect(file);
+    }
+    let names = spans.iter().filter(|it| {
+        let letters = |c: char| c.is_ascii_alphabetic() || c == '_' || c == ':';
+        it.chars().all(letters) && it.contains("::")
+    });
+    assert!(names.clone().count() > 10);
+    for name in names {
+        let (of, function) = name.split_once("::").expect("a path");
+        let is_there = |what: String| code.contains(&what);
+        assert!(
+            is_there(format!("fn {function}(")) || is_there(format!("fn {function}<")),
+            "{name}"
+        );
+        assert!(
+            is_there(format!("struct {of}")) || is_there(format!("enum {of}")),
+            "{name}"
+        );
     }
 }
 
