@@ -13,6 +13,8 @@
 //! | `src/log.rs` with a number of lines, in the README | it has about so many |
 //! | `` `a_test_that_says_so` ``, a name of five words or more | there is that test |
 //! | `[text](page.md)`, `![text](picture.svg)` | the file is there |
+//! | a page | it is short enough, and takes as many minutes as docs/README.md says |
+//! | all chapters | a quarter of the code that a request passes is quoted |
 //! | `**L2**` | its module, a place in the code, a test and an exercise say it, too |
 //!
 //! In a quote, a line of only `...` stands for any number of lines, and all lines may
@@ -34,26 +36,51 @@ use std::fs;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
-/// The pages that are chapters, beside README.md and docs/README.md.
-const CHAPTERS: [&str; 17] = [
+/// The chapters of the course, in the order of reading.
+const CORE: [&str; 11] = [
+    "docs/start.md",
+    "docs/driver.md",
+    "docs/designs.md",
     "docs/steps.md",
     "docs/protocol.md",
-    "docs/meta.md",
-    "docs/dialects.md",
     "docs/file.md",
-    "docs/repair.md",
-    "docs/recovery.md",
     "docs/store.md",
-    "docs/eviction.md",
+    "docs/recovery.md",
     "docs/server.md",
+    "docs/meta.md",
+    "docs/breaking.md",
+];
+
+/// And those that may be read or not.
+const APPENDICES: [&str; 7] = [
+    "docs/eviction.md",
+    "docs/dialects.md",
+    "docs/repair.md",
     "docs/backup.md",
     "docs/cluster.md",
     "docs/client.md",
-    "docs/driver.md",
-    "docs/designs.md",
     "docs/measuring.md",
-    "docs/breaking.md",
 ];
+
+/// All of these: they quote code, and have a dialogue.
+fn chapters() -> impl Iterator<Item = &'static str> {
+    CORE.into_iter().chain(APPENDICES)
+}
+
+/// The most words that a chapter may have, without what is quoted and the answers.
+const MAX_WORDS: usize = 2500;
+
+/// How many words, and how many lines of code, are read in a minute.
+const WORDS_A_MINUTE: usize = 200;
+const LINES_A_MINUTE: usize = 8;
+
+/// The most minutes that the chapters of the course may take together.
+const MAX_MINUTES: usize = 6 * 60;
+
+/// The rooms of src that a request passes, and the percentage of their code that the
+/// chapters have to quote.
+const ROOMS: [&str; 4] = ["store", "protocol", "server", "os"];
+const MIN_SHARE: usize = 25;
 
 #[test]
 fn quoted_code_stands_in_its_file() {
@@ -69,7 +96,7 @@ fn quoted_code_stands_in_its_file() {
             Err(error) => failures.push(format!("{}: {error}", fence.place(page))),
         }
     }
-    for chapter in CHAPTERS {
+    for chapter in chapters() {
         assert!(quoting.contains(chapter), "{chapter} quotes no code");
     }
     report(&failures);
@@ -90,7 +117,7 @@ fn dialogues_are_what_a_server_says() {
             failures.push(format!("{}: {problem}", fence.place(page)));
         }
     }
-    for chapter in CHAPTERS {
+    for chapter in chapters() {
         assert!(talking.contains(chapter), "{chapter} has no dialogue");
     }
     report(&failures);
@@ -263,7 +290,7 @@ fn links_lead_somewhere() {
             }
         }
     }
-    for chapter in CHAPTERS {
+    for chapter in chapters() {
         let path = root().join(chapter).canonicalize().expect("a chapter");
         assert!(linked.contains(&path), "docs/README.md does not link {chapter}");
     }
@@ -297,6 +324,132 @@ fn lines_without_tests(path: &Path) -> usize {
     }
     let text = fs::read_to_string(path).expect("text");
     text.lines().take_while(|line| *line != "#[cfg(test)]").count()
+}
+
+#[test]
+fn a_chapter_is_read_in_one_sitting() {
+    let is_chapter = |page: &Page| chapters().any(|name| name == page.name);
+    let pages = pages().into_iter().filter(is_chapter);
+    let long = pages.filter(|page| page.words() > MAX_WORDS);
+    let failures: Vec<_> =
+        long.map(|page| format!("{}: {} words", page.name, page.words())).collect();
+    report(&failures);
+}
+
+/// The tables of docs/README.md: how many minutes each page takes, and all of the course.
+#[test]
+fn the_minutes_are_those_of_the_pages() {
+    let pages = pages();
+    let text = fs::read_to_string(root().join("docs/README.md")).expect("text");
+    let mut minutes = BTreeMap::new();
+    for row in text.lines().filter(|line| line.starts_with('|')) {
+        let (Some((_, link)), Some(said)) =
+            (row.split_once("]("), row.trim_end_matches([' ', '|']).rsplit(' ').next())
+        else {
+            continue;
+        };
+        let name = format!("docs/{}", link.split(')').next().unwrap_or_default());
+        if let Ok(said) = said.parse::<usize>() {
+            minutes.insert(name, said);
+        }
+    }
+    let mut failures = Vec::new();
+    for page in &pages {
+        let (name, is) = (&page.name, page.minutes());
+        match minutes.get(name) {
+            // A word more or less changes no table.
+            Some(said) if is.abs_diff(*said) <= 1 + is / 20 => {}
+            None if ["README.md", "docs/README.md"].contains(&&name[..]) => {}
+            said => failures.push(format!("{name}: {is} minutes, not {said:?}")),
+        }
+    }
+    report(&failures);
+    let core: usize = CORE.iter().map(|name| minutes[*name]).sum();
+    assert!(core <= MAX_MINUTES, "{core} minutes");
+    let (hours, rest) = (core / 60, core % 60);
+    let total = format!("**{hours} hours and {rest} minutes**");
+    assert!(text.contains(&total), "docs/README.md does not say {total}");
+    // In the order of reading.
+    let places = CORE.map(|name| {
+        let link = format!("]({})", name.trim_start_matches("docs/"));
+        text.find(&link).expect(name)
+    });
+    assert!(places.is_sorted(), "{places:?}");
+}
+
+#[test]
+fn a_quarter_of_what_a_request_passes_is_quoted() {
+    let pages = pages();
+    let mut quoted: BTreeMap<&str, BTreeSet<usize>> = BTreeMap::new();
+    for (page, fence) in fences(&pages) {
+        let path =
+            fence.info.strip_prefix("rust src/").filter(|_| page.name != "README.md");
+        let Some(path) = path else { continue };
+        let file = fs::read_to_string(root().join("src").join(path)).expect("a file");
+        let lines = places(&fence.text, &file).unwrap_or_default();
+        quoted.entry(path).or_default().extend(lines);
+    }
+    let (mut all, mut all_quoted) = (0, 0);
+    for room in ROOMS {
+        let (mut lines, mut of_them) = (0, 0);
+        for path in rust_files(&root().join("src")) {
+            let path = path.strip_prefix(root().join("src")).expect("below src");
+            let name = path.to_str().expect("UTF-8");
+            let first = name.split(['/', '.']).next();
+            if first != Some(room) {
+                continue;
+            }
+            let text = fs::read_to_string(root().join("src").join(path)).expect("text");
+            let code = code_lines(&text);
+            lines += code.len();
+            of_them += quoted.get(name).map_or(0, |it| it.intersection(&code).count());
+        }
+        println!(
+            "{room:10} {of_them:5} of {lines:5} lines: {}%",
+            100 * of_them / lines
+        );
+        (all, all_quoted) = (all + lines, all_quoted + of_them);
+    }
+    println!(
+        "{:10} {all_quoted:5} of {all:5} lines: {}%",
+        "all",
+        100 * all_quoted / all
+    );
+    assert!(
+        100 * all_quoted >= MIN_SHARE * all,
+        "{all_quoted} lines of {all} are quoted"
+    );
+}
+
+/// The numbers of the lines that are neither empty, nor a comment, nor a test.
+fn code_lines(text: &str) -> BTreeSet<usize> {
+    let lines = text.lines().take_while(|line| *line != "#[cfg(test)]").enumerate();
+    let is_code =
+        |line: &str| !line.trim().is_empty() && !line.trim().starts_with("//");
+    lines.filter(|(_, line)| is_code(line)).map(|(number, _)| number).collect()
+}
+
+/// Each term is in the chapter that is said to explain it, and the terms are in order.
+#[test]
+fn the_terms_of_the_glossary_are_in_their_chapters() {
+    let glossary = fs::read_to_string(root().join("docs/glossary.md")).expect("text");
+    let rows = glossary.lines().filter(|line| line.starts_with("| ")).skip(1);
+    let (mut failures, mut terms) = (Vec::new(), Vec::new());
+    for row in rows {
+        let cells: Vec<&str> = row.split(" | ").collect();
+        let [term, _, chapter] = cells[..] else { panic!("{row}") };
+        let term = term.trim_start_matches("| ");
+        let page = chapter.split(['(', ')']).nth(1).expect(row);
+        let text = fs::read_to_string(root().join("docs").join(page)).expect(page);
+        // It may be broken across lines.
+        let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        if !words.to_lowercase().contains(&term.to_lowercase()) {
+            failures.push(format!("{page} has no {term:?}"));
+        }
+        terms.push(term.replace('-', " ").to_lowercase());
+    }
+    assert!(terms.len() > 40 && terms.is_sorted(), "{terms:?}");
+    report(&failures);
 }
 
 #[test]
@@ -361,7 +514,7 @@ fn every_invariant_is_explained_upheld_and_tested() {
 #[test]
 fn every_page_is_there_and_every_fence_is_of_a_known_kind() {
     let pages = pages();
-    for name in ["README.md", "docs/README.md"].into_iter().chain(CHAPTERS) {
+    for name in ["README.md", "docs/README.md"].into_iter().chain(chapters()) {
         assert!(pages.iter().any(|page| page.name == name), "{name} is missing");
     }
     for (page, fence) in fences(&pages) {
@@ -535,6 +688,29 @@ impl Page {
             .collect()
     }
 
+    /// The words of the text, without the answers.
+    fn words(&self) -> usize {
+        let parts = self.prose.split("<details>").enumerate();
+        let shown = parts.map(|(number, part)| match part.split_once("</details>") {
+            Some((_, after)) if number > 0 => after,
+            _ => part,
+        });
+        shown.map(|part| part.split_whitespace().count()).sum()
+    }
+
+    /// How long it takes to read: text, dialogues and code, without what is folded.
+    fn minutes(&self) -> usize {
+        let (mut lines, mut words) = (0, self.words());
+        for fence in self.fences.iter().filter(|fence| fence.info != "console") {
+            match fence.info.starts_with("rust") {
+                true => lines += fence.text.lines().count(),
+                false => words += fence.text.split_whitespace().count(),
+            }
+        }
+        (words * LINES_A_MINUTE + lines * WORDS_A_MINUTE)
+            .div_ceil(WORDS_A_MINUTE * LINES_A_MINUTE)
+    }
+
     fn links(&self) -> Vec<String> {
         let targets = self.prose.split("](").skip(1);
         targets.filter_map(|rest| Some(rest.split_once(')')?.0.to_owned())).collect()
@@ -549,33 +725,38 @@ fn report(failures: &[String]) {
 
 /// Whether `quote` occurs in `file`, see the top of this file.
 fn quotes(quote: &str, file: &str) -> bool {
+    places(quote, file).is_some()
+}
+
+/// The numbers of the lines of `file` that `quote` shows, if it occurs there.
+fn places(quote: &str, file: &str) -> Option<Vec<usize>> {
     let file: Vec<&str> = file.lines().collect();
     let quote: Vec<&str> = quote.lines().collect();
     let parts: Vec<&[&str]> = quote
         .split(|line| line.trim() == "...")
         .filter(|part| !part.is_empty())
         .collect();
-    !parts.is_empty()
-        && (0..=40).any(|width| {
-            let indent = " ".repeat(width);
-            let same = |(line, quoted): (&&str, &&str)| {
-                if quoted.is_empty() {
-                    return line.is_empty();
-                }
-                line.strip_prefix(indent.as_str()) == Some(*quoted)
-            };
-            let mut rest = &file[..];
-            parts.iter().all(|part| {
-                let mut places = rest.windows(part.len());
-                let Some(at) =
-                    places.position(|window| window.iter().zip(part.iter()).all(same))
-                else {
-                    return false;
-                };
-                rest = &rest[at + part.len()..];
-                true
-            })
-        })
+    if parts.is_empty() {
+        return None;
+    }
+    (0..=40).find_map(|width| {
+        let indent = " ".repeat(width);
+        let same = |(line, quoted): (&&str, &&str)| {
+            if quoted.is_empty() {
+                return line.is_empty();
+            }
+            line.strip_prefix(indent.as_str()) == Some(*quoted)
+        };
+        let (mut from, mut lines) = (0, Vec::new());
+        for part in &parts {
+            let mut places = file[from..].windows(part.len());
+            let at = from
+                + places.position(|window| window.iter().zip(part.iter()).all(same))?;
+            from = at + part.len();
+            lines.extend(at..from);
+        }
+        Some(lines)
+    })
 }
 
 // Dumps.
