@@ -1,6 +1,17 @@
 //! memcached-lite: a persistent key-value server that speaks memcached's text protocol,
 //! on the standard library alone.
 //!
+//! # Where to begin
+//!
+//! | with | read |
+//! |---|---|
+//! | ten minutes | `docs/map.md`: the repository on one page |
+//! | an hour | the way of one `set`, below; then `docs/start.md` and `docs/file.md` |
+//! | a day | the course, in the order of `docs/README.md` |
+//!
+//! `docs/exercises.md` has lines to break, `docs/build.md` capabilities to add, and
+//! `docs/glossary.md` the terms.
+//!
 //! # The way of one `set`
 //!
 //! A client sends `set name 0 0 4\r\nJohn\r\n`, is told `STORED\r\n`, and the machine
@@ -43,15 +54,15 @@
 //!
 //! # The rooms, lowest first
 //!
-//! | room | what it owns |
-//! |---|---|
-//! | [`os`] | the few system calls that the standard library lacks; all `unsafe` code |
-//! | [`store`] | data on disk: records, log, index, recovery, repair, compaction; what each verb does |
-//! | [`protocol`] | bytes to requests, and replies to bytes, in three dialects |
-//! | [`server`] | sockets and threads: who is served, by whom, and when |
-//! | [`client`] | the other end: as a library, and as a program with a prompt |
-//! | [`args`] | the command lines of the programs |
-//! | [`driver`] | scenarios: real servers and clients, played from scripts |
+//! | room | what it owns | chapters in `docs/` |
+//! |---|---|---|
+//! | [`os`] | the few system calls that the standard library lacks; all `unsafe` code | `server.md` |
+//! | [`store`] | data on disk: records, log, index, recovery, repair, compaction, eviction; what each verb does | `file.md`, `store.md`, `recovery.md`, `repair.md`, `eviction.md` |
+//! | [`protocol`] | bytes to requests, and replies to bytes, in three dialects | `protocol.md`, `meta.md`, `dialects.md` |
+//! | [`server`] | sockets and threads: who is served, by whom, and when | `server.md` |
+//! | [`client`] | the other end: as a library, and as a program with a prompt | `client.md` |
+//! | [`args`] | the command lines of the programs | `client.md` |
+//! | [`driver`] | scenarios: real servers and clients, played from scripts | `driver.md` |
 //!
 //! A room is a file and, if it has parts, the folder of the same name. It uses only rooms that
 //! come before it in this table, and no two files use each other, not even by a detour: so the
@@ -60,14 +71,13 @@
 //!
 //! | rules | are stated in |
 //! |---|---|
-//! | F, L, S, C | [`store::record`], [`store::log`], `store/items.rs`, `store/compact.rs` |
+//! | F, L, S | [`store::record`], [`store::log`], `store/items.rs` |
+//! | C | `store/compact.rs`, `store/evict.rs` |
 //! | R | [`store::survey`], `store/recover.rs`, [`store::repair`] |
 //! | P | [`protocol`] |
 //! | V, W | [`server::connection`], [`server`] |
 //! | K | [`client`], [`client::shell`] |
 //! | D | `driver/play.rs` |
-//!
-//! The chapters in `docs/` explain the rooms.
 
 pub mod args;
 pub mod client;
