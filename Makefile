@@ -1,8 +1,8 @@
 # `make` lists the targets. Everything here is a thin shell around cargo.
 
 .PHONY: help build test check run demo designs build-bench bench bench-against bench-redis \
-  bench-peers bench-crowd bench-growth docs clean test-against backup-copies cluster test-idle \
-  test-disks faults simulate exercises exercise torture fuzz interop steps step \
+  bench-peers bench-hits bench-crowd bench-growth docs clean test-against backup-copies cluster \
+  test-idle test-disks faults simulate exercises exercise torture fuzz interop steps step \
   bench-steps
 
 needs-addr = @test -n "$(ADDR)" || \
@@ -83,6 +83,9 @@ bench-redis: build-bench ## beside the Redis at ADDR=host:port, which is flushed
 
 bench-peers: build-bench ## what must be reached beside memcached and Redis: PAIRS=10, 8 minutes
 	$(BENCH) --peers --seconds 1 --pairs $(or $(PAIRS),10)
+
+bench-hits: build-bench ## how many gets of a cache hit, beside memcached: 3 minutes
+	$(BENCH) --cache --zipf 0.99 --keys 280000 --value 1000 --conns 50 --seconds 5 --pairs 14
 
 bench-crowd: build-bench ## amid 500 slow senders and 500 that do not read: half a minute
 	$(BENCH) --conns 50 --set 0.5 --seconds 2 --slow-clients 500 --pairs 5

@@ -300,6 +300,42 @@ fn keys_may_be_skewed() {
 }
 
 #[test]
+fn two_caches_of_the_same_size_are_compared_by_their_hits() {
+    // It stands for a memcached, and keeps about 1000 of the keys.
+    let other = Server::start(&["--key-size", "10", "--data-limit", "1100k"]);
+    let run = bench(&format!(
+        "--cache --zipf 0.99 --keys 3000 --value 1000 --conns 2 --seconds 0.3 --pairs 2 \
+         --against {} -- --key-size 10",
+        other.addr
+    ));
+    run.is_good();
+    assert!(run.stdout.starts_with("3000 keys, 0.3 s a row."), "{}", run.stdout);
+    let lines = run.stdout.lines().skip_while(|line| !line.starts_with("server "));
+    let rows: Vec<Vec<&str>> = lines
+        .skip(1)
+        .take_while(|line| !line.is_empty())
+        .map(|line| line.split_whitespace().collect())
+        .collect();
+    let names: Vec<&str> = rows.iter().map(|row| row[0]).collect();
+    assert_eq!(names, ["memcached-lite", "memcached", "memcached", "memcached-lite"]);
+    for row in &rows {
+        let figures: Vec<f64> =
+            row[1..].iter().map(|it| it.parse().expect("a number")).collect();
+        let [gets, hits, items, bytes] = figures[..] else { panic!("{row:?}") };
+        assert!(gets > 0.0 && 10.0 < hits && hits < 100.0, "{row:?}");
+        assert!(0.0 < items && items < 3000.0 && bytes == items * 1010.0, "{row:?}");
+    }
+    // Of two rows, the later one.
+    for (name, row) in [("memcached-lite", &rows[3]), ("memcached", &rows[2])] {
+        let median = format!("{name:<14} median of the last 1 rows: {}\n", row[2]);
+        assert!(run.stdout.contains(&median), "{}", run.stdout);
+    }
+    let texts = texts(&fs::read_to_string(&run.charts()[0]).expect("a chart"));
+    assert!(texts.contains("gets that hit, in percent"), "{texts:?}");
+    assert!(texts.contains("memcached") && texts.contains("memcached-lite"));
+}
+
+#[test]
 fn a_connection_for_each_request_is_compared_with_kept_ones() {
     let run = bench("--seconds 0.05 --pairs 1 --conns 2 --set 0 --reconnect --echo");
     let expected = [
@@ -493,14 +529,19 @@ fn a_server_that_is_not_there_is_named() {
 
 #[test]
 fn peers_that_are_not_installed_are_named_with_the_way_to_get_them() {
-    let directory = TempDir::new();
-    let mut bench = Command::new(example("bench"));
-    bench.arg("--peers").env("PATH", "").env("TMPDIR", directory.path());
-    let output = bench.output().expect("it runs");
-    let stderr = String::from_utf8(output.stderr).expect("text");
-    assert!(stderr.starts_with("bench: memcached: "), "{stderr}");
-    assert!(stderr.contains("; `apt-get install memcached redis-server` "), "{stderr}");
-    assert_eq!((stderr.lines().count(), output.status.code()), (1, Some(1)));
+    for option in ["--peers", "--cache"] {
+        let directory = TempDir::new();
+        let mut bench = Command::new(example("bench"));
+        bench.arg(option).env("PATH", "").env("TMPDIR", directory.path());
+        let output = bench.output().expect("it runs");
+        let stderr = String::from_utf8(output.stderr).expect("text");
+        assert!(stderr.starts_with("bench: memcached: "), "{stderr}");
+        assert!(
+            stderr.contains("; `apt-get install memcached redis-server` "),
+            "{stderr}"
+        );
+        assert_eq!((stderr.lines().count(), output.status.code()), (1, Some(1)));
+    }
 }
 
 #[test]
@@ -536,6 +577,8 @@ fn options_that_make_no_sense_are_rejected_in_one_line() {
             "--own-keys takes at least one of the --keys ",
         ),
         ("--peers --conns 9", "--peers takes --pairs and --seconds, not --conns"),
+        ("--cache --set 0.5", "--cache takes no --set"),
+        ("--cache --pairs 2 --echo", "--cache takes no --echo"),
         ("-- --sink", "unknown option --sink; see server --help"),
         ("-- always", "unexpected argument always; see server --help"),
     ] {

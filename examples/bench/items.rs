@@ -25,6 +25,9 @@ use memcached_lite::driver::random::Random;
 /// Asks a memcached to close the connection.
 pub const QUIT: &[u8] = b"quit\r\n";
 
+/// The reply to a get of a key that is missing.
+pub const MISS: &[u8] = b"END\r\n";
+
 /// What the replies of an echo server are made of.
 pub const FILLER: u8 = b'.';
 

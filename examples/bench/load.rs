@@ -18,12 +18,14 @@
 //! | first + time | a connection that finishes its batch begins no other |
 //! | second | all threads have ended; CPU times are read again |
 //!
+//! In [`Mode::Cache`] a get may miss; then the connection's next request stores the key.
+//!
 //! A thread waits for replies only. Sockets are blocking: a read is made where there is
 //! something to read, and a write returns when the server has taken the batch. No write
 //! can wait for a server that itself waits until its replies are read: a batch ends at
 //! [`MAX_REPLIES`], which a connection's buffers can hold.
 
-use crate::items::{FILLER, QUIT};
+use crate::items::{FILLER, MISS, QUIT};
 use crate::options::{Load, Mode};
 use crate::target::{Result, TIMEOUT, Target, cpu, memory};
 use memcached_lite::driver::random::Random;
@@ -43,6 +45,9 @@ const MAX_REPLIES: usize = 64 << 10;
 pub struct Measurement {
     /// Requests, those with noreply among them.
     pub requests: f64,
+    /// Gets, and how many of them found their key.
+    pub gets: f64,
+    pub hits: f64,
     /// From the first request to the last reply.
     pub seconds: f64,
     /// Of all batches, sorted, in hundredths of a microsecond: from the write to the
@@ -91,6 +96,8 @@ pub fn measure(target: &Target, load: &Load) -> Result<Measurement> {
     });
     let mut measurement = Measurement {
         requests: 0.0,
+        gets: 0.0,
+        hits: 0.0,
         seconds: begun.elapsed().as_secs_f64(),
         latencies: Vec::new(),
         server: since(server, cpu(target.pid)),
@@ -100,6 +107,8 @@ pub fn measure(target: &Target, load: &Load) -> Result<Measurement> {
     for generator in generators {
         generator.result?;
         measurement.requests += generator.requests as f64;
+        measurement.gets += generator.gets as f64;
+        measurement.hits += (generator.gets - generator.misses) as f64;
         measurement.latencies.extend(generator.latencies);
     }
     measurement.latencies.sort_unstable();
@@ -127,6 +136,8 @@ struct Generator<'a> {
     buffer: Vec<u8>,
     /// Requests that were sent, and latencies of the batches that are done.
     requests: usize,
+    gets: usize,
+    misses: usize,
     latencies: Vec<u32>,
     /// How the thread has ended.
     result: Result,
@@ -150,6 +161,8 @@ impl Generator<'_> {
             batch: Vec::new(),
             buffer: vec![0; READ_LIMIT],
             requests: 0,
+            gets: 0,
+            misses: 0,
             latencies: Vec::new(),
             result: Ok(()),
         };
@@ -158,11 +171,14 @@ impl Generator<'_> {
             if new.load.mode != Mode::Reconnect {
                 new.poller.add(stream.as_fd(), token, Interest::Read)?;
             }
-            let (expected, received) = (Vec::new(), 0);
-            new.connections.push(Connection { stream, expected, received, begun });
+            let (expected, received, asked, missed) = (Vec::new(), 0, 0, None);
+            let connection =
+                Connection { stream, expected, received, asked, missed, begun };
+            new.connections.push(connection);
         }
         new.run(Instant::now())?;
-        (new.requests, new.latencies) = (0, Vec::new());
+        (new.requests, new.gets, new.misses) = (0, 0, 0);
+        new.latencies = Vec::new();
         Ok(new)
     }
 
@@ -186,6 +202,7 @@ impl Generator<'_> {
                 if self.load.mode == Mode::Reconnect {
                     self.poller.remove(connection.stream.as_fd())?;
                 }
+                self.misses += usize::from(connection.missed.is_some());
                 // Read again for each: those before it have taken time.
                 let now = Instant::now();
                 self.latencies.push(((now - connection.begun).as_nanos() / 10) as u32);
@@ -214,9 +231,10 @@ impl Generator<'_> {
         expected.clear();
         let mut replies = 0;
         while replies < load.pipeline && expected.len() < MAX_REPLIES {
-            let mut number = match &load.zipf {
-                Some(zipf) => zipf.draw(random),
-                None => random.below(target.items.count),
+            let mut number = match (connection.missed, &load.zipf) {
+                (Some(missed), _) => missed,
+                (None, Some(zipf)) => zipf.draw(random),
+                (None, None) => random.below(target.items.count),
             };
             if load.own_keys {
                 // The rest of a division by the number of connections is one's own number.
@@ -225,7 +243,12 @@ impl Generator<'_> {
             }
             self.requests += 1;
             replies += 1;
-            if !chance(random, load.set) {
+            if connection.missed.take().is_some() {
+                target.items.write_set(number, false, batch);
+                expected.extend_from_slice(target.items.stored);
+            } else if !chance(random, load.set) {
+                self.gets += 1;
+                connection.asked = number;
                 target.items.write_get(number, batch);
                 target.items.write_hit(number, expected);
             } else if chance(random, load.noreply) {
@@ -252,6 +275,9 @@ struct Connection {
     /// The replies to the batch, of which so many bytes have come.
     expected: Vec<u8>,
     received: usize,
+    /// The key of the last get. In [`Mode::Cache`] it is stored next if it was missing.
+    asked: usize,
+    missed: Option<usize>,
     /// When it was sent or, in [`Mode::Reconnect`], when the connection was opened.
     begun: Instant,
 }
@@ -270,6 +296,10 @@ impl Connection {
                 mode == Mode::Reconnect && self.received == self.expected.len();
             let closed = "the server has closed a connection".into();
             return if is_end { Ok(true) } else { Err(closed) };
+        }
+        if mode == Mode::Cache && self.received == 0 && MISS.starts_with(&buffer[..1]) {
+            self.missed = Some(self.asked);
+            self.expected = MISS.into();
         }
         let (came, expected) = (&buffer[..count], &self.expected[self.received..]);
         if !expected.starts_with(came) {

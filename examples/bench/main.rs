@@ -11,6 +11,7 @@
 //! | `zipf.rs` | keys that are not equally popular |
 //! | `slow.rs` | slow clients, around a load |
 //! | `peers.rs` | what must be reached beside memcached and Redis |
+//! | `hits.rs` | ours and memcached as caches: how many gets hit |
 //! | `table.rs`, `chart.rs` | the figures, as text and as pictures |
 //! | this one | the sweep |
 //!
@@ -43,6 +44,7 @@
 
 mod chart;
 mod echo;
+mod hits;
 mod items;
 mod load;
 mod options;
@@ -98,6 +100,9 @@ fn sweep(options: &Options) -> Result {
         return peers::compare(options, &directory);
     }
     let targets = targets(options, &directory.0)?;
+    if options.is_cache {
+        return hits::compare(options, &targets);
+    }
     let targets: Vec<&Target> = targets.iter().collect();
     table::print_header(options);
     let mut all = Vec::new();
@@ -131,6 +136,9 @@ fn targets(options: &Options, directory: &Path) -> Result<Vec<Target>> {
     let mut targets = vec![Target::ours(&mut server, items.clone())?];
     if let Some(address) = against {
         targets.push(Target::new("memcached", address, items.clone())?);
+    } else if options.is_cache {
+        let started = target::memcached(hits::MEMCACHED)?;
+        targets.push(Target::started("memcached", started, items.clone())?);
     }
     if let Some(address) = redis {
         targets.push(Target::new(

@@ -17,6 +17,12 @@ const SERVER_DEFAULTS: [&str; 4] = ["--sync", "every-second", "--threads", "2"];
 const ONE_THING: [&str; 7] =
     ["conns", "set", "pipeline", "reconnect", "redis", "slow-clients", "peers"];
 
+/// What may be given beside `--cache`.
+const CACHE: [&str; 10] = [
+    "cache", "against", "conns", "keys", "key", "value", "zipf", "seed", "seconds",
+    "pairs",
+];
+
 /// What is measured.
 pub struct Options {
     /// Numbers of connections: a point of the sweep each.
@@ -42,6 +48,8 @@ pub struct Options {
     pub has_append: bool,
     /// Nothing of the above, but the rows of `peers.rs`.
     pub is_peers: bool,
+    /// No sweep, but how many gets hit.
+    pub is_cache: bool,
     /// Where the figures of each run go.
     pub csv: Option<PathBuf>,
     /// Options of our server.
@@ -86,6 +94,8 @@ pub enum Mode {
     Reconnect,
     /// Amid slow clients.
     Slow,
+    /// Keys that are missing are stored.
+    Cache,
 }
 
 impl Options {
@@ -100,6 +110,11 @@ impl Options {
             && let Some(other) = args.other_than(&["peers", "pairs", "seconds"])
         {
             return Err(format!("--peers takes --pairs and --seconds, not --{other}"));
+        }
+        if args.has("cache")
+            && let Some(other) = args.other_than(&CACHE)
+        {
+            return Err(format!("--cache takes no --{other}"));
         }
         let load = load(args, server_args.number("threads", 1..=1024)?.unwrap_or(1))?;
         let set = args.number("set", 0.0..=1.0)?;
@@ -121,6 +136,7 @@ impl Options {
             has_echo: args.has("echo"),
             has_append: args.has("append"),
             is_peers: args.has("peers"),
+            is_cache: args.has("cache"),
             csv: args.text("csv").map(PathBuf::from),
             server,
             sync: sync.to_owned(),
@@ -181,7 +197,7 @@ fn load(args: &Args, threads: usize) -> Result<Load, String> {
 fn pairs(args: &Args) -> Result<usize, String> {
     let is_compared =
         ["against", "redis", "echo", "append"].iter().any(|name| args.has(name));
-    let default = if is_compared { 5 } else { 1 };
+    let default = if is_compared || args.has("cache") { 5 } else { 1 };
     let default = if args.has("peers") { 10 } else { default };
     Ok(args.number("pairs", 1..=1000)?.unwrap_or(default))
 }

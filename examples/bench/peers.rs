@@ -38,7 +38,7 @@ const ROWS: [Row; 9] = [
 /// Starts the peers, goes through the rows and ends with the table.
 pub fn compare(options: &Options, directory: &Directory) -> Result {
     let items = &options.items;
-    let peer = target::memcached()?;
+    let peer = target::memcached(64)?;
     let mut targets =
         vec![(SECOND, Target::started("memcached", peer, items.clone())?)];
     for sync in [SECOND, "always"] {

@@ -22,7 +22,7 @@ use std::path::Path;
 use std::{array, fs};
 
 /// Where the charts are, below the working directory.
-const CHARTS: &str = "target/bench";
+pub const CHARTS: &str = "target/bench";
 
 /// A column: its name, its width, and what it shows. NaN is what is unknown.
 type Column = (&'static str, usize, fn(&Measurement) -> f64);
@@ -78,6 +78,7 @@ impl Run {
             Mode::Plain => requests.to_owned(),
             Mode::Reconnect => format!("{requests}{separator}reconnect"),
             Mode::Slow => format!("{requests}{separator}slow"),
+            Mode::Cache => format!("{requests}{separator}cache"),
         }
     }
 

@@ -173,11 +173,12 @@ pub fn redis(directory: &Path) -> Result<(Process, SocketAddr)> {
     start_silent(command, ["PING\r\n", "+PONG"])
 }
 
-/// Starts a memcached with two threads.
-pub fn memcached() -> Result<(Process, SocketAddr)> {
+/// Starts a memcached with two threads and so much memory for items, in MiB.
+pub fn memcached(memory: u32) -> Result<(Process, SocketAddr)> {
     let mut command = Command::new("memcached");
     // The user counts where root starts it.
-    command.args(["-l", "127.0.0.1", "-t", "2", "-U", "0", "-u", "nobody", "-p"]);
+    command.args(["-l", "127.0.0.1", "-t", "2", "-U", "0", "-u", "nobody", "-m"]);
+    command.args([&memory.to_string(), "-p"]);
     start_silent(command, ["version\r\n", "VERSION"])
 }
 
