@@ -392,13 +392,12 @@ fn flush_all<'a>(mut words: Words<'a>) -> Result<Request<'a>, Error> {
 
 /// `verbosity <level>`, `cache_memlimit <megabytes>`.
 fn tuning<'a>(command: &[u8], mut words: Words<'a>) -> Result<Request<'a>, Error> {
-    match words.next() {
-        Some(word) if command == b"cache_memlimit" => {
-            unsigned(word).map(Request::DataLimit).ok_or(Error::Unknown)
-        }
-        Some(n) if n == b"noreply" || unsigned(n).is_some() => Ok(Request::Verbosity),
-        None if command == b"cache_memlimit" => Err(Error::Unknown),
-        _ => Err(Error::BadFormat),
+    let word = words.next().unwrap_or_default();
+    match (command, unsigned(word)) {
+        (b"cache_memlimit", Some(limit)) => Ok(Request::DataLimit(limit)),
+        (b"cache_memlimit", None) => Err(Error::Unknown),
+        (_, None) if word != b"noreply" => Err(Error::BadFormat),
+        _ => Ok(Request::Verbosity),
     }
 }
 
@@ -460,9 +459,7 @@ impl Request<'_> {
             Request::List(false) => out.extend_from_slice(b"lru_crawler metadump all"),
             Request::Version => out.extend_from_slice(b"version"),
             Request::Verbosity => out.extend_from_slice(b"verbosity 0"),
-            Request::DataLimit(limit) => {
-                append(out, format_args!("cache_memlimit {limit}"));
-            }
+            Request::DataLimit(n) => append(out, format_args!("cache_memlimit {n}")),
             Request::Quit => out.extend_from_slice(b"quit"),
         }
         out.extend_from_slice(b"\r\n");

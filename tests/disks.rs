@@ -482,8 +482,8 @@ fn a_directory_that_is_moved_away_stops_writes_until_it_is_back() {
         let entry = entry.expect("a file");
         fs::copy(entry.path(), data.join(entry.file_name())).expect("a copy");
     }
-    server.wait_for_line("another file has its name", REPLY_TIMEOUT);
-    check_writes_fail(&mut one, "another file has its name");
+    server.wait_for_line("another file is there", REPLY_TIMEOUT);
+    check_writes_fail(&mut one, "another file is there");
     fs::remove_dir_all(&data).expect("gone");
     fs::rename(&moved, &data).expect("back");
     until(|| one.set(key(1), value(1), 0, 0).is_ok());

@@ -747,7 +747,7 @@ fn the_program_says_of_a_sample_what_a_start_does() {
         assert!(line.ends_with("by server --repair"), "{started}");
         let (repaired, code) = run("--repair", data);
         assert_eq!(code, Some(0), "{said}{repaired}");
-        assert!(repaired.contains("0000000003.kv is new and has the "), "{repaired}");
+        assert!(repaired.contains("0000000003.kv is new, with the "), "{repaired}");
         let (checked, code) = run("--check", data);
         assert_eq!(code, Some(0), "{checked}");
         assert_eq!(run(START, data).1, Some(0), "{checked}");
@@ -793,7 +793,7 @@ fn a_check_says_what_is_there() {
     assert!(said.ends_with("damaged: see server --repair\n"), "{said}");
 
     let repaired = format!(
-        "{problems}{THIRD} is new and has the 8 records that can be read\n\
+        "{problems}{THIRD} is new, with the 8 records that can be read\n\
          {FIRST} is now {FIRST}.damaged\n{SECOND} is now {SECOND}.damaged\n\
          {} bytes could not be read; a value whose deletion or overwriting was lost \
          may have come back\n",

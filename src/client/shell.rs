@@ -120,8 +120,7 @@ impl<O: Write, E: Write> Shell<O, E> {
         while let Some(line) = self.line(&mut lines, "> ") {
             let mut words = Words(&line);
             if self.prompt && words.take(2).any(|word| word.contains(&0x1b)) {
-                let why =
-                    "that line has a key of the keyboard in it; `rlwrap client` edits";
+                let why = "that line has an arrow key or the like in it: use rlwrap";
                 self.report(format_args!("{why}"));
                 continue;
             }

@@ -179,9 +179,7 @@ impl Disk for Directory {
         let named = fs::symlink_metadata(self.path.join(name))?;
         let ours = file.metadata()?;
         let is_same = (named.dev(), named.ino()) == (ours.dev(), ours.ino());
-        is_same
-            .then_some(())
-            .ok_or_else(|| io::Error::other("another file has its name"))
+        is_same.then_some(()).ok_or_else(|| io::Error::other("another file is there"))
     }
 
     fn read(&self, file: &File, buffer: &mut [u8], offset: u64) -> io::Result<()> {

@@ -1,7 +1,7 @@
 //! Eviction: with `--data-limit`, what is used least makes room for what is written.
 //!
-//! Which item will not be read again, nobody knows. A good guess is one that nobody has read
-//! since it was stored; and after those, one that was not read for longest. The index notes
+//! Which item will not be read again, nobody knows. A good guess is one that was not used for
+//! longest; and if nobody has read it since it was stored, much sooner. The index notes
 //! when an item was used last (`Entry::access`), so no hit has to move it in a list.
 //!
 //! When the live records are over the limit, a first pass over the index adds up how many
@@ -38,7 +38,7 @@ pub(crate) fn evict_if_due(items: &Items, limit: u64, now: u64) -> Result<()> {
             *bytes_by_rank.entry(entry.rank(now)).or_insert(0) += entry.len(format);
         }
     }
-    let mut bound = (false, 0);
+    let mut bound = 0;
     while let Some((rank, bytes)) = bytes_by_rank.pop_last() {
         bound = rank;
         if bytes >= rest {

@@ -75,10 +75,11 @@ impl Entry {
         (self.place & READ != 0, idle)
     }
 
-    /// How soon it is evicted: later than all of a higher rank.
-    pub(crate) fn rank(&self, now: u64) -> (bool, u64) {
+    /// How soon it is evicted: later than all of a higher rank. What was never read ages
+    /// eight times as fast; the 7 puts it first within a second, too.
+    pub(crate) fn rank(&self, now: u64) -> u64 {
         let (was_read, idle) = self.access(now);
-        (!was_read, idle)
+        if was_read { idle } else { 8 * idle + 7 }
     }
 
     /// Length of its record in bytes.

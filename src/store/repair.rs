@@ -56,8 +56,7 @@ pub fn repair(
         // A full disk needs the space; if this fails, a start or a repair does it.
         .inspect_err(|_| drop(disk.remove(&temporary)))?;
     let (mut report, records) = (found.problems(), found.records());
-    report
-        .push(format!("{name} is new and has the {records} records that can be read"));
+    report.push(format!("{name} is new, with the {records} records that can be read"));
     for file in files {
         let name = file.generation.name();
         let aside = free_name(&**disk, &format!("{name}.damaged"))?;

@@ -227,8 +227,7 @@ pub fn survey(
         )));
     }
     let rest = disk.list()?.into_iter().find(|name| rest_of(name).is_some());
-    let rest =
-        rest.map(|rest| format!("{rest} is left by a start that was interrupted"));
+    let rest = rest.map(|rest| format!("{rest} is left by an interrupted start"));
     let gap = rest.or_else(|| gap(&files));
     Ok(Survey { files, format, gap, index })
 }
