@@ -34,6 +34,8 @@ pub struct Series {
     pub name: String,
     /// Its points, x and y, from left to right.
     pub points: Vec<(f64, f64)>,
+    /// How far the values scatter around them: x, and from which y to which; or nothing.
+    pub band: Vec<(f64, [f64; 2])>,
 }
 
 /// What equal lengths on an axis stand for.
@@ -80,8 +82,10 @@ impl Chart {
     /// The chart as a whole SVG document.
     pub fn to_svg(&self) -> String {
         let points = || self.series.iter().flat_map(|series| &series.points);
+        let bands = self.series.iter().flat_map(|series| &series.band);
+        let ys = points().map(|point| point.1).chain(bands.flat_map(|it| it.1));
         let x_axis = Axis::over(self.scale, points().map(|point| point.0));
-        let y_axis = Axis::over(self.scale, points().map(|point| point.1));
+        let y_axis = Axis::over(self.scale, ys);
         let left = 24.0 + widest(y_axis.ticks.iter().map(|&tick| number(tick)));
         let x = |value| Some(left + WIDTH * x_axis.place(value)?);
         let y = |value| Some(TOP + HEIGHT * (1.0 - y_axis.place(value)?));
@@ -114,8 +118,14 @@ impl Chart {
         for (index, series) in self.series.iter().enumerate() {
             let places = series.points.iter().filter_map(|p| Some((x(p.0)?, y(p.1)?)));
             let places: Vec<(f64, f64)> = places.collect();
+            // Along its lower edge, and back along the upper one.
+            let edge = |end: usize| {
+                let edge = series.band.iter();
+                edge.filter_map(move |(at, ends)| Some((x(*at)?, y(ends[end])?)))
+            };
+            let band: Vec<_> = edge(0).chain(edge(1).rev()).collect();
             let y = TOP + LINE * (index as f64 + 0.5);
-            lines.push(draw(index, &places, (right + 30.0, y)));
+            lines.push(draw(index, &places, &band, (right + 30.0, y)));
             lines.push(text(right + 45.0, y + 4.0, "start", &series.name));
         }
         lines.push("</svg>\n".to_owned());
@@ -123,23 +133,33 @@ impl Chart {
     }
 }
 
-/// A series: its line, a marker at each point, and one in the legend.
-fn draw(index: usize, places: &[(f64, f64)], legend: (f64, f64)) -> String {
+/// A series: its band, its line, a marker at each point, and one in the legend.
+fn draw(index: usize, places: &[Place], band: &[Place], legend: Place) -> String {
     let colour = COLOURS[index % COLOURS.len()];
     let shape = MARKERS[index % MARKERS.len()];
-    let path: Vec<String> =
-        places.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
-    let path = path.join(" ");
+    let path = |places: &[Place]| {
+        let path: Vec<String> =
+            places.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
+        path.join(" ")
+    };
+    let (line, band) = (path(places), path(band));
     let mut lines = vec![
         format!("<g stroke-width=\"2\" stroke=\"{colour}\" fill=\"{colour}\">"),
-        format!("<polyline points=\"{path}\" fill=\"none\"/>"),
+        format!("<polygon points=\"{band}\" stroke=\"none\" fill-opacity=\"0.2\"/>"),
+        format!("<polyline points=\"{line}\" fill=\"none\"/>"),
     ];
+    if band.is_empty() {
+        lines.remove(1);
+    }
     for (x, y) in places.iter().chain([&legend]) {
         lines.push(format!("<path d=\"M{x:.1} {y:.1}{shape}\"/>"));
     }
     lines.push("</g>".to_owned());
     lines.join("\n")
 }
+
+/// On the picture, in pixels.
+type Place = (f64, f64);
 
 /// What an axis shows: from the first of its ticks to the last.
 struct Axis {
@@ -224,6 +244,7 @@ mod tests {
         let series = series.iter().map(|(name, points)| Series {
             name: name.to_string(),
             points: points.to_vec(),
+            band: Vec::new(),
         });
         Chart {
             y_label: "Y".into(),
@@ -268,6 +289,18 @@ mod tests {
         let decades = [(1.0, 100.0), (0.0, 3.0), (10.0, 10.0), (100.0, 1.0)];
         let svg = chart(Scale::Logarithmic, &[("a", &decades)]);
         assert!(svg.contains("points=\"48.0,48.0 288.0,228.0 528.0,408.0\""), "{svg}");
+    }
+
+    #[test]
+    fn a_band_lies_around_its_line_and_has_room_on_the_axis() {
+        let (points, band) = (vec![(0.0, 5.0), (10.0, 5.0)], vec![]);
+        let mut series = Series { name: "a".into(), points, band };
+        series.band = vec![(0.0, [2.5, 5.0]), (10.0, [5.0, 10.0])];
+        let (y_label, x_label, scale) = ("Y".into(), "X".into(), Scale::Linear);
+        let svg = Chart { y_label, x_label, scale, series: vec![series] }.to_svg();
+        let polygon =
+            "<polygon points=\"40.0,318.0 520.0,228.0 520.0,48.0 40.0,228.0\"";
+        assert!(svg.contains(polygon), "{svg}");
     }
 
     #[test]

@@ -34,7 +34,11 @@ pub fn compare(options: &Options, targets: &[Target]) -> Result {
          server              gets    hits    items   of bytes",
         items.count
     ));
-    let empty = |target: &Target| Series { name: target.name.into(), points: vec![] };
+    let empty = |target: &Target| Series {
+        name: target.name.into(),
+        points: vec![],
+        band: vec![],
+    };
     let mut series: Vec<Series> = targets.iter().map(empty).collect();
     for pair in 0..options.pairs {
         for turn in 0..targets.len() {
@@ -58,7 +62,7 @@ pub fn compare(options: &Options, targets: &[Target]) -> Result {
         }
     }
     print("");
-    for Series { name, points } in &series {
+    for Series { name, points, .. } in &series {
         let later = &points[points.len() / 2..];
         let mut hits: Vec<f64> = later.iter().map(|(_, hits)| *hits).collect();
         hits.sort_by(f64::total_cmp);

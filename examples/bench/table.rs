@@ -216,11 +216,16 @@ pub fn draw(runs: &[Run]) -> io::Result<()> {
         let mut series: Vec<Series> = Vec::new();
         for run in runs {
             let name = format!("{}, {}", run.server, run.mode("-"));
-            let point = (run.load.connections as f64, medians(&run.figures)[column]);
-            match series.iter_mut().find(|series| series.name == name) {
-                Some(series) => series.points.push(point),
-                None => series.push(Series { name, points: vec![point] }),
+            let Summary { median, scatter } = Summary::of(&run.figures, column);
+            let (x, half) = (run.load.connections as f64, median * scatter / 100.0);
+            let known = series.iter().position(|series| series.name == name);
+            if known.is_none() {
+                series.push(Series { name, points: Vec::new(), band: Vec::new() });
             }
+            let line = known.unwrap_or(series.len() - 1);
+            series[line].points.push((x, median));
+            let band = half.is_finite().then_some((x, [median - half, median + half]));
+            series[line].band.extend(band);
         }
         let chart = Chart {
             y_label: title.into(),

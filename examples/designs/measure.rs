@@ -18,8 +18,9 @@ const ROUNDS: usize = 5;
 
 /// What a design costs at one size.
 pub struct Costs {
-    /// Microseconds, median: a set of a new key, an update, a get.
-    pub medians: [f64; 3],
+    /// Microseconds, the first quartile, the median and the third: of sets of new keys, of
+    /// updates, of gets.
+    pub quartiles: [[f64; 3]; 3],
     /// The files' lengths, and the disk's blocks that they take.
     pub file_kib: u64,
     pub disk_kib: u64,
@@ -60,7 +61,7 @@ pub fn measure(directory: &Path, keys: usize) -> Result<Vec<Costs>, Box<dyn Erro
             check(case.name, key, design.get(key)?, value)?;
         }
         let (file_kib, disk_kib) = kib(&files.path(""))?;
-        costs.push(Costs { medians: times.map(median), file_kib, disk_kib });
+        costs.push(Costs { quartiles: times.map(quartiles), file_kib, disk_kib });
     }
     Ok(costs)
 }
@@ -72,9 +73,9 @@ fn timed<T>(times: &mut Vec<f64>, work: impl FnOnce() -> T) -> T {
     done
 }
 
-fn median(mut times: Vec<f64>) -> f64 {
+fn quartiles(mut times: Vec<f64>) -> [f64; 3] {
     times.sort_by(f64::total_cmp);
-    times[times.len() / 2]
+    [1, 2, 3].map(|quarter| times[times.len() * quarter / 4])
 }
 
 fn check(who: &str, key: &str, value: Option<String>, set: &str) -> Result<(), String> {

@@ -22,17 +22,22 @@ pub fn costs(
     println!(
         "design                 keys  new key   update      get  KiB files   KiB disk"
     );
-    let mut series =
-        CASES.map(|case| Series { name: case.name.into(), points: vec![] });
+    let mut series = CASES.map(|case| Series {
+        name: case.name.into(),
+        points: vec![],
+        band: vec![],
+    });
     for &keys in sizes {
         let costs = measure(&directory.join(keys.to_string()), keys)?;
         for (line, costs) in series.iter_mut().zip(costs) {
-            let Costs { medians: [set, update, get], file_kib, disk_kib } = costs;
+            let Costs { quartiles, file_kib, disk_kib } = costs;
+            let [set, update, get] = quartiles.map(|[_, median, _]| median);
             println!(
                 "{:<20}{keys:>7}{set:>9.1}{update:>9.1}{get:>9.1}{file_kib:>11}{disk_kib:>11}",
                 line.name
             );
             line.points.push((keys as f64, update));
+            line.band.push((keys as f64, [quartiles[1][0], quartiles[1][2]]));
         }
     }
     let drawn = Chart {
