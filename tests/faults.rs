@@ -72,7 +72,7 @@ fn steps(seed: u64) -> Vec<Step> {
     (0..STEPS)
         .map(|number| match number {
             20 | 35 | 50 => Step::Compact,
-            15 | 28 | 45 => Step::Evict,
+            28 => Step::Evict,
             30 | 40 => Step::Restart(random.below(9) as u64),
             _ => step(&mut random),
         })
