@@ -72,7 +72,9 @@ fn steps(seed: u64) -> Vec<Step> {
     (0..STEPS)
         .map(|number| match number {
             20 | 35 | 50 => Step::Compact,
+            // Told, and then another process begins.
             28 => Step::Evict,
+            29 => Step::Commit,
             30 | 40 => Step::Restart(random.below(9) as u64),
             _ => step(&mut random),
         })
