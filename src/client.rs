@@ -264,8 +264,7 @@ impl Client {
         }
     }
 
-    /// The keys of all items that begin with `prefix`, in no order. One that can't be a word
-    /// of a line is in base64, and ` b` after it.
+    /// The keys of all items that begin with `prefix`, in no order.
     pub fn keys(&mut self, prefix: &[u8]) -> Result<Vec<Vec<u8>>> {
         self.send(&Request::List(true))?;
         let mut keys = Vec::new();

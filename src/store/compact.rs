@@ -141,7 +141,7 @@ impl Compaction {
         let now = clock();
         items.log.retire(old, now)?;
         let mut done = lock(&self.done);
-        *done = [done[0] + 1, now - begun, live];
+        *done = [done[0] + 1, now.saturating_sub(begun), live];
         *reserve = None;
         items.log.hold_back(false);
         // The last descriptor of a removed file frees its blocks, which takes the system

@@ -6,14 +6,14 @@
 //!
 //! When the live records are over the limit, a first pass over the index adds up how many
 //! bytes are used how little; that gives the bound from which on items have to go. A second
-//! pass deletes them, until the live records are nine tenths of the limit. It is checked as
-//! often as whether compaction is due, so the limit is exceeded by what is written meanwhile.
+//! pass deletes them, until the live records are nine tenths of the limit. The limit is checked
+//! fifty times a second, so writes can exceed it for 20 ms.
 //!
 //! - C7: what is evicted is deleted, as by a client: a record in the log says so first, and a
 //!   miss depends on it. No crash brings back what a client was told is not there.
 //!
-//! Left out: how often an item was read, which would take more bits. What is known of
-//! accesses is lost at a restart: then the first to go are any that were not read since.
+//! Left out: how often an item was read, which would take more bits; and accesses on disk, so
+//! after a restart no item counts as read.
 
 use crate::store::error::Result;
 use crate::store::index::SHARDS;
