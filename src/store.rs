@@ -10,7 +10,7 @@
 //! | [`crc`], [`record`] | the checksum; bytes <-> file header and record |
 //! | [`disk`] | the few file operations, behind a trait that tests can implement |
 //! | [`log`] | the data files: append, commit, read |
-//! | `index`, `recent` | where each key's record stands; records that were read recently |
+//! | `index` | where each key's record stands |
 //! | `items` | the two together, and the one way to change an item: `update` |
 //! | `walk`, `compact` | reading a file in order; live records move, the old file goes |
 //! | `evict` | with a limit: what is used least goes |
@@ -29,7 +29,6 @@ mod evict;
 mod index;
 mod items;
 pub mod log;
-mod recent;
 pub mod record;
 mod recover;
 pub mod repair;
@@ -282,14 +281,14 @@ impl Store {
         let update = Update { verb: Verb::Touch, key, exptime, ..Update::default() };
         match self.execute(session, &update)? {
             Answer::NotFound => Ok(None),
-            _ => self.touched(session).map(Some),
+            _ => Ok(Some(self.touched(session))),
         }
     }
 
     /// The item that a touch or a get has just found, as it was before; or that it has made.
-    pub fn touched<'s>(&self, session: &'s Session) -> Result<Record<'s>> {
-        let made = || Ok(session.stored.0);
-        session.found.map_or_else(made, |entry| self.items.loaded(entry, session))
+    pub fn touched<'s>(&self, session: &'s Session) -> Record<'s> {
+        let found = session.found.map(|entry| self.items.loaded(entry, session));
+        found.unwrap_or(session.stored.0)
     }
 
     /// Changes one item: what each verb means.

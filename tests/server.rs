@@ -24,6 +24,7 @@ use memcached_lite::server::service::Context;
 use memcached_lite::server::{self, Options};
 use memcached_lite::store::disk::Disk;
 use memcached_lite::store::{self, Session, Store, SyncMode};
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -296,8 +297,15 @@ fn thousands_of_idle_connections_hold_no_buffers() {
     let server = Server::start(&["--conn-limit", &limit, "--sync", "every-second"]);
     let streams: Vec<_> = (0..idle).map(|_| server.connect()).collect();
     let (busy, value) = (server.connect(), value(0, 16 << 10));
-    let before = memory(&server, "VmRSS");
     let (request, reply) = (set("k", &value), hit("k", &value));
+    // What a worker remembers of records, and frees, has its size from then on.
+    for stream in &streams[..2] {
+        for _ in 0..1100 {
+            ask(stream, &request, STORED);
+            ask(stream, "get k\r\n", only("k", &value));
+        }
+    }
+    let before = memory(&server, "VmRSS");
     let (head, tail) = request.split_at(9000);
     for some in streams.chunks(20) {
         let read_before = stat(&busy, "bytes_read");
@@ -622,8 +630,13 @@ struct OneWorker {
     socket: PathBuf,
     /// A word into this has it stop.
     stop: UnixStream,
+    /// How many of the keys that nobody had read are used up.
+    used: Cell<usize>,
     _directory: TempDir,
 }
+
+/// How many keys have a value that nobody has read.
+const UNREAD: usize = 256;
 
 impl OneWorker {
     fn start(pollers: Pollers) -> OneWorker {
@@ -656,15 +669,26 @@ impl OneWorker {
         let hooked = Hooked { disk: disk.clone(), before: Box::new(before) };
         let opened = Store::on_disk(Arc::new(hooked), &options.store, 0);
         let (store, mut session) = (opened.expect("open").0, Session::default());
-        // Too large for the cache of records, so that it is read from the disk each time.
-        store.set(&mut session, b"large", 0, 0, &[b'v'; 2000]).expect("set");
+        // A worker reads a record from the disk once; so each of these can wait once.
+        for number in 0..UNREAD {
+            let key = format!("unread{number}");
+            store.set(&mut session, key.as_bytes(), 0, 0, &[b'v'; 2000]).expect("set");
+        }
         store.settle(&session).expect("commit");
         let mut server = server::Server::with_store(options, store).expect("start");
         let (stop, near) = UnixStream::pair().expect("a pair");
         near.set_nonblocking(true).expect("non-blocking");
         server.stop = Some(near);
         run(pollers, server);
-        OneWorker { disk, reads, syncs, socket, stop, _directory: directory }
+        let used = Cell::new(0);
+        OneWorker { disk, reads, syncs, socket, stop, used, _directory: directory }
+    }
+
+    /// A key with a value of 2,000 times `v` that nobody has read.
+    fn unread(&self) -> String {
+        let number = self.used.replace(self.used.get() + 1);
+        assert!(number < UNREAD);
+        format!("unread{number}")
     }
 
     /// A client that the worker has registered.
@@ -689,7 +713,8 @@ impl OneWorker {
     ) {
         self.reads.close();
         // The last one answers nothing and changes nothing, but reads the disk.
-        send(stream, [requests.as_ref(), b"incr large 1 noreply\r\n"].concat());
+        let reads = format!("incr {} 1 noreply\r\n", self.unread());
+        send(stream, [requests.as_ref(), reads.as_bytes()].concat());
         self.reads.wait_for_a_call();
         send(other, "get nothing\r\n");
         self.reads.open();
@@ -716,23 +741,23 @@ fn all_connections_share_the_work_of_a_tick(pollers: Pollers) {
     // Two that ask for little, one in the middle of the queue and one at its end.
     let (middle, last) = (COUNT / 2, server.connect());
     let neighbour = std::mem::replace(&mut clients[middle], server.connect());
-    let costly = format!("get large{}\r\n", " m".repeat(4200));
+    let costly = |key: &str| format!("get {key}{}\r\n", " m".repeat(4200));
+    let unread: Vec<_> = (0..COUNT).map(|_| server.unread()).collect();
+    let of_first = server.unread();
     server.reads.close();
-    send(&first, &costly);
+    send(&first, costly(&of_first));
     server.reads.wait_for_a_call();
     // All of these arrive during one tick.
     for (i, client) in clients.iter().enumerate() {
         if i == middle {
             send(&neighbour, "stats\r\n");
         }
-        send(client, format!("{costly}get large\r\n"));
+        send(client, format!("{}get {}\r\n", costly(&unread[i]), unread[i]));
     }
     send(&last, "stats\r\n");
     // What one read leads to is enough for a tick. Then replies leave.
-    let large = only("large", &[b'v'; 2000]);
-    let hit = large.strip_suffix(b"END\r\n").expect("a hit");
     server.reads.admit();
-    expect(&first, hit);
+    expect(&first, hit(&of_first, &[b'v'; 2000]));
     server.reads.wait_for_a_call();
     assert!(clients.iter().all(is_silent));
     // The same where all are ready.
@@ -745,8 +770,8 @@ fn all_connections_share_the_work_of_a_tick(pollers: Pollers) {
         let hits = reply_stat(stream, "get_hits");
         assert!(hits.abs_diff(ahead as u64) < 5, "{hits} instead of {ahead}");
     }
-    for client in &clients {
-        expect(client, large.repeat(2));
+    for (client, key) in clients.iter().zip(&unread) {
+        expect(client, only(key, &[b'v'; 2000]).repeat(2));
     }
     expect(&first, "END\r\n");
 }

@@ -1259,19 +1259,28 @@ fn a_damaged_record_is_answered_with_an_error_and_its_neighbours_with_their_valu
 }
 
 #[test]
-fn a_small_record_is_read_once_by_each_session() {
-    let t = Fixture::short();
+fn a_record_is_read_once_by_each_session_until_it_has_eight_megabytes() {
+    let t = Fixture::new(Options::default());
     t.put(b"small", b"value");
-    t.put(b"large", &[b'v'; 2000]);
-    for (key, again) in [(&b"small"[..], 0), (b"large", 1)] {
-        let (mut one, mut other) = (Session::at(NOW), Session::at(NOW));
+    for key in b'1'..=b'9' {
+        t.put(&[key], &[key; 1_000_000]);
+    }
+    let reads = |session: &mut Session, key: &[u8]| {
         t.disk.forget();
-        for (session, reads) in [(&mut one, 1), (&mut other, 2)] {
-            assert!(t.store.get(session, key).unwrap().is_some());
-            assert_eq!(t.disk.count(Call::Read), reads + again * (reads - 1));
-            assert!(t.store.get(session, key).unwrap().is_some());
-            assert_eq!(t.disk.count(Call::Read), reads + again * reads);
+        assert!(t.store.get(session, key).unwrap().is_some());
+        t.disk.count(Call::Read)
+    };
+    for mut session in [Session::at(NOW), Session::at(NOW)] {
+        for expected in [1, 0] {
+            assert_eq!(reads(&mut session, b"small"), expected);
+            for key in b'1'..=b'8' {
+                assert_eq!(reads(&mut session, &[key]), expected);
+            }
         }
+        for (key, expected) in [(b"9", 1), (b"9", 0), (b"8", 1), (b"9", 0)] {
+            assert_eq!(reads(&mut session, key), expected);
+        }
+        assert_eq!(reads(&mut session, b"small"), 1);
     }
 }
 

@@ -162,7 +162,7 @@ fn echo() -> SocketAddr {
 
 /// The error that `text` leads to.
 fn failure(text: &str) -> String {
-    replay(echo(), text, false).expect_err("must fail")
+    replay(echo(), text, false).expect_err("a dialogue passes that has to fail")
 }
 
 #[test]

@@ -191,7 +191,7 @@ impl Context {
         let (store, session) = (&self.shared.store, &self.session);
         let (mut item, mut size) = session.stored;
         if matches!(meta.name, b"mg" | b"me") && answer != Answer::NotFound {
-            item = store.touched(session)?;
+            item = store.touched(session);
             size = item.value.len();
         }
         if meta.name == b"me" {

@@ -29,8 +29,8 @@ use crate::drop_elsewhere;
 use crate::store::error::{Error, Result};
 use crate::store::index::{Entry, Index, Shard, is_expired};
 use crate::store::log::Log;
-use crate::store::recent::Recent;
 use crate::store::record::{Draft, Kind, Record};
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::atomic::{
     AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
@@ -39,6 +39,9 @@ use std::sync::atomic::{
 /// What a look-up adds to [`Session::work`], found or not: a line of a megabyte may name
 /// half a million keys that are not there.
 const LOOK_UP: u64 = 256;
+
+/// A session starts to collect recent records anew when they have more bytes than this.
+const RECENT: usize = 8 << 20;
 
 /// A caller's side of the store: one for each thread.
 #[derive(Default)]
@@ -54,8 +57,12 @@ pub struct Session {
     pub(crate) found: Option<Entry>,
     /// Unique and expiry of what it has stored, and the size of the value, stored or not.
     pub stored: (Record<'static>, usize),
-    /// The records that were read last; so most gets allocate nothing.
-    recent: Recent,
+    /// Records that were read, by position, so that keys requested again and again cost no
+    /// system call. No other bytes ever stand there (L1), so nothing here is out of date. The
+    /// price: as long as a copy is here, damage on the disk is not noticed.
+    recent: HashMap<u64, Vec<u8>>,
+    /// How many bytes they have.
+    recent_len: usize,
 }
 
 impl Session {
@@ -98,8 +105,6 @@ pub(crate) struct Found<'f> {
     pub(crate) entry: Option<Entry>,
     items: &'f Items,
     session: &'f mut Session,
-    /// The record is in the session.
-    is_loaded: bool,
 }
 
 impl Found<'_> {
@@ -107,16 +112,16 @@ impl Found<'_> {
     pub(crate) fn item(&mut self) -> Result<Option<Record<'_>>> {
         let Some(entry) = self.entry else { return Ok(None) };
         // While the shard is locked, no record of it can be moved.
-        if !self.is_loaded && !self.items.load(entry, self.session)? {
+        if !self.items.load(entry, self.session)? {
             return Err(Error::Read("its file is gone".into()));
         }
-        self.is_loaded = true;
-        self.items.loaded(entry, self.session).map(Some)
+        Ok(Some(self.items.loaded(entry, self.session)))
     }
 
-    /// The item, where `decide` has seen that there is one: it is written again, changed.
-    fn old(&mut self) -> Result<Record<'_>> {
-        self.item()?.ok_or_else(|| Error::Read("there is no such item".into()))
+    /// The item that `decide` has asked for, and which is written again, changed.
+    fn old(&self) -> Record<'_> {
+        let loaded = |entry| self.items.loaded(entry, self.session);
+        self.entry.map(loaded).unwrap_or_default()
     }
 }
 
@@ -154,7 +159,7 @@ impl Items {
                 break entry;
             }
         };
-        self.loaded(entry, session).map(Some)
+        Ok(Some(self.loaded(entry, session)))
     }
 
     /// Stores a new value, whatever is there. Its checksum is computed before any lock is
@@ -183,7 +188,7 @@ impl Items {
         let (mut shard, now) = (self.index.shard(key), session.now);
         let entry = self.find(&mut shard, session, key, reads);
         session.found = entry;
-        let mut found = Found { entry, items: self, session, is_loaded: false };
+        let mut found = Found { entry, items: self, session };
         let (change, answer) = decide(&mut found)?;
         let is_new = matches!(change, Change::Put(_));
         let (record, rest) = match change {
@@ -194,9 +199,9 @@ impl Items {
             }
             Change::Put(record) => (Record { key, ..record }, NOTHING),
             Change::Append(record) => {
-                (Record { key, value: found.old()?.value, ..record }, record.value)
+                (Record { key, value: found.old().value, ..record }, record.value)
             }
-            Change::Prepend(record) => (Record { key, ..record }, found.old()?.value),
+            Change::Prepend(record) => (Record { key, ..record }, found.old().value),
         };
         let draft = Draft::new(&self.log.format, record, rest);
         let was_read = reads || !is_new && entry.is_some_and(|old| old.access(0).0);
@@ -344,28 +349,34 @@ impl Items {
         self.log.format.record_len(entry.size as usize)
     }
 
-    /// Reads a record's bytes into the session; false if its file is gone.
+    /// Has a record in the session, verified when it is read (F1). False if its file is gone.
     fn load(&self, entry: Entry, session: &mut Session) -> Result<bool> {
         let (position, len) = (self.position(entry), self.record_len(entry));
         session.work += len as u64;
-        let read = |buffer: &mut [u8]| self.log.read(position, buffer);
-        session.recent.load(position, len, read)
+        if session.recent.contains_key(&position) {
+            return Ok(true);
+        }
+        let mut bytes = vec![0; len];
+        if !self.log.read(position, &mut bytes)? {
+            return Ok(false);
+        }
+        if self.log.format.decode(&bytes, position).is_none() {
+            self.counts.damaged_reads.fetch_add(1, Relaxed);
+            return Err(self.log.damaged(position));
+        }
+        session.recent_len += len;
+        if session.recent_len > RECENT {
+            session.recent.clear();
+            session.recent_len = len;
+        }
+        session.recent.insert(position, bytes);
+        Ok(true)
     }
 
-    /// The record that was loaded last (F1, again at every read).
-    pub(crate) fn loaded<'s>(
-        &self,
-        entry: Entry,
-        session: &'s Session,
-    ) -> Result<Record<'s>> {
-        let (position, len) = (self.position(entry), self.record_len(entry));
-        let bytes = session.recent.bytes(position, len);
+    /// The record that was loaded last.
+    pub(crate) fn loaded<'s>(&self, entry: Entry, session: &'s Session) -> Record<'s> {
+        let bytes = &session.recent[&self.position(entry)];
         let (was_read, idle) = entry.access(session.now);
-        let record = self.log.format.decode(bytes, position);
-        record.map(|it| Record { was_read, idle, ..it }).ok_or_else(|| {
-            session.recent.forget(position);
-            self.counts.damaged_reads.fetch_add(1, Relaxed);
-            self.log.damaged(position)
-        })
+        Record { was_read, idle, ..self.log.format.fields(bytes) }
     }
 }

@@ -20,7 +20,8 @@
 //! The record's checksum covers its body, except the padding, and then its head. So the
 //! body's part can be computed before the log's lock is taken; what is known only under
 //! that lock (cas, synced) comes last, with the head, 29 bytes in all. The padding is
-//! compared with zero. F1: nothing of a record is believed before that, at each read.
+//! compared with zero. F1: nothing of a record is believed before that, whenever it is read
+//! from its file.
 //!
 //! The position is XORed into the checksum, so that the bytes of
 //! a record inside some value, or left over from an earlier life of the disk, never pass
@@ -320,11 +321,14 @@ impl Format {
         let key_crc = crc32(0, &bytes[KEY_LEN..KEY + key_len]);
         let body_crc = crc32(key_crc, &bytes[key_end..]);
         let crc = record_crc(body_crc, &bytes[..KEY_LEN], position);
-        if !is_padded || number(CRC, KIND) != crc {
-            return None;
-        }
+        (is_padded && number(CRC, KIND) == crc).then(|| self.fields(bytes))
+    }
+
+    /// The fields of a record that [`Format::decode`] has verified.
+    pub(crate) fn fields<'a>(&self, bytes: &'a [u8]) -> Record<'a> {
+        let number = |from, to| self.int_order.read(&bytes[from..to]);
         let kind = usize::from(bytes[KIND] & !MARKS);
-        Some(Record {
+        Record {
             kind: KINDS[kind - 1],
             stale: bytes[KIND] & STALE != 0,
             win_sent: bytes[KIND] & WIN_SENT != 0,
@@ -332,10 +336,10 @@ impl Format {
             exptime: number(EXPTIME, CAS),
             cas: number(CAS, SYNCED),
             synced: number(SYNCED, KEY_LEN),
-            key: &bytes[KEY..KEY + key_len],
+            key: &bytes[KEY..][..number(KEY_LEN, KEY) as usize],
             value: &bytes[self.overhead()..],
             ..Record::default()
-        })
+        }
     }
 }
 
