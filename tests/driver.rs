@@ -593,7 +593,7 @@ fn serve(
 
 /// D1: whatever a server does wrong, the verdict tells who was told what instead of what.
 #[test]
-fn what_a_server_does_wrong_is_in_the_verdict() {
+fn a_verdict_says_what_a_server_does_wrong() {
     let play = |(wrong, number, parts): (Wrong, &str, &[&str])| {
         let address = wrong_server(wrong);
         let (text, code) = shown(&["--test", number, "--against", &address]);
@@ -679,10 +679,14 @@ fn every_dialogue_of_tests_wire_is_a_script() {
     let files = fs::read_dir(directory).expect("tests/wire");
     let files: Vec<_> = files.map(|file| file.expect("a file").path()).collect();
     assert!(files.len() > 10);
-    for file in files {
-        let (text, code) = shown(&["--script", file.to_str().expect("UTF-8")]);
-        assert_eq!(code, Some(0), "{text}");
-    }
+    thread::scope(|scope| {
+        for file in files {
+            scope.spawn(move || {
+                let (text, code) = shown(&["--script", file.to_str().expect("UTF-8")]);
+                assert_eq!(code, Some(0), "{text}");
+            });
+        }
+    });
 }
 
 #[test]
@@ -715,23 +719,25 @@ fn a_script_that_makes_no_sense_is_named_with_its_line_before_anything_starts() 
 #[test]
 fn another_program_can_be_the_server() {
     let server = env!("CARGO_BIN_EXE_server");
-    for number in ["1", "7", "14"] {
-        let (text, code) = shown(&["--test", number, "--server", server]);
-        assert!(text.contains(&format!("\ntest {number}: ok: ")), "{text}");
-        assert_eq!(code, Some(0));
-    }
-    let (text, code) = shown(&["--test", "16", "--server", server]);
     let end = "it needs a server with --conn-limit 1 --backlog 2\n";
-    assert!(text.ends_with(end), "{text}");
-    assert_eq!(code, Some(0));
-    // Neither a server that is not there, nor one that does not listen.
-    for (server, why) in
-        [("/nowhere/server", "can't start server: "), ("true", "did not print")]
-    {
-        let (text, code) = shown(&["--test", "5", "--server", server]);
-        assert!(text.contains(why), "{text}");
-        assert_eq!(code, Some(1));
-    }
+    let cases = [
+        ("1", server, "\ntest 1: ok: ", 0),
+        ("7", server, "\ntest 7: ok: ", 0),
+        ("14", server, "\ntest 14: ok: ", 0),
+        ("16", server, end, 0),
+        // Neither a server that is not there, nor one that does not listen.
+        ("5", "/nowhere/server", "can't start server: ", 1),
+        ("5", "true", "did not print", 1),
+    ];
+    thread::scope(|scope| {
+        for (number, server, part, exit) in cases {
+            scope.spawn(move || {
+                let (text, code) = shown(&["--test", number, "--server", server]);
+                assert!(text.contains(part), "{text}");
+                assert_eq!(code, Some(exit));
+            });
+        }
+    });
 }
 
 #[test]

@@ -717,7 +717,7 @@ fn whatever_happens_at_whatever_step_what_was_told_holds() {
 }
 
 /// Where nobody says how many seeds are played.
-const SHORT_RUN: Duration = Duration::from_secs(10);
+const SHORT_RUN: Duration = Duration::from_secs(6);
 
 #[test]
 fn a_seed_determines_all_that_happens() {

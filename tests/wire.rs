@@ -4,8 +4,8 @@
 //! `MEMCACHED_ADDR` names, such as a real memcached on 127.0.0.1:11211, so that our
 //! tests and our server can't be wrong together. It is flushed again and again, so it
 //! must hold nothing of value. Dialogues tagged `[ours]` are skipped there, and files
-//! that want a server with options of ours. `MEMCACHED_AUTH_ADDR` names one for auth.txt,
-//! which has to be started with `-Y` and a file of `common::LOGINS`.
+//! that want a server with options of ours. `MEMCACHED_AUTH_ADDR` names one for auth.txt and
+//! auth_wrong.txt, which has to be started with `-Y` and a file of `common::LOGINS`.
 //!
 //! The tests at the end are about the interpreter of scripts: one that sees no mistake
 //! proves nothing. Their language is described in src/driver/script.rs.
@@ -47,7 +47,7 @@ macro_rules! topics {
 topics! {
     get set append cas delete incr touch expiry flush noreply errors large newline admin
     meta_get meta_set meta_delete meta_count meta_quiet meta_stale meta_base64
-    meta_errors listing auth lite raw raw_one_byte raw_little
+    meta_errors listing auth auth_wrong lite raw raw_one_byte raw_little
 }
 
 fn holds(topic: &str) {
@@ -56,7 +56,7 @@ fn holds(topic: &str) {
     static TURN: Mutex<()> = Mutex::new(());
 
     let topic = TOPICS.iter().find(|known| known.name == topic).expect("listed");
-    let requires_login = topic.name == "auth";
+    let requires_login = topic.name.starts_with("auth");
     // A file says itself which server it is for. Nobody else's can be asked for that.
     let server = topic.text.lines().find_map(|line| line.strip_prefix("server "));
     let lines = topic.text.lines().filter(|line| !line.starts_with("server "));
