@@ -41,7 +41,7 @@ use std::sync::atomic::{
 const LOOK_UP: u64 = 256;
 
 /// A session starts to collect recent records anew when they have more bytes than this.
-const RECENT: usize = 8 << 20;
+const RECENT: u64 = 8 << 20;
 
 /// A caller's side of the store: one for each thread.
 #[derive(Default)]
@@ -62,7 +62,7 @@ pub struct Session {
     /// price: as long as a copy is here, damage on the disk is not noticed.
     recent: HashMap<u64, Vec<u8>>,
     /// How many bytes they have.
-    recent_len: usize,
+    recent_len: u64,
 }
 
 impl Session {
@@ -342,21 +342,21 @@ impl Items {
     }
 
     fn end_of(&self, entry: Entry) -> u64 {
-        self.position(entry) + self.record_len(entry) as u64
-    }
-
-    fn record_len(&self, entry: Entry) -> usize {
-        self.log.format.record_len(entry.size as usize)
+        self.position(entry) + entry.len(&self.log.format)
     }
 
     /// Has a record in the session, verified when it is read (F1). False if its file is gone.
     fn load(&self, entry: Entry, session: &mut Session) -> Result<bool> {
-        let (position, len) = (self.position(entry), self.record_len(entry));
-        session.work += len as u64;
+        let (position, len) = (self.position(entry), entry.len(&self.log.format));
+        session.work += len;
         if session.recent.contains_key(&position) {
             return Ok(true);
         }
-        let mut bytes = vec![0; len];
+        if session.recent_len + len > RECENT {
+            session.recent.clear();
+            session.recent_len = 0;
+        }
+        let mut bytes = vec![0; len as usize];
         if !self.log.read(position, &mut bytes)? {
             return Ok(false);
         }
@@ -365,10 +365,6 @@ impl Items {
             return Err(self.log.damaged(position));
         }
         session.recent_len += len;
-        if session.recent_len > RECENT {
-            session.recent.clear();
-            session.recent_len = len;
-        }
         session.recent.insert(position, bytes);
         Ok(true)
     }
