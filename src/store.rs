@@ -302,11 +302,9 @@ impl Store {
             return self.items.set(session, new).map(|()| Answer::Stored);
         }
         let keep = |answer| Ok((Change::Keep, answer));
-        let put = |record, answer| Ok((Change::Put(record), answer));
+        let put = |record, answer| Ok((Change::Put(record, value.into()), answer));
         let reads = matches!(verb, Verb::Touch | Verb::Get) && !update.peeks;
         let plain = Update { verb, key, ..Update::default() };
-        // Outlives the closure, whose change borrows it.
-        let digits = &mut Vec::new();
         self.items.update(session, key, reads, move |found| {
             let is_there = found.entry.is_some();
             match verb {
@@ -320,7 +318,7 @@ impl Store {
                 _ => {}
             }
             if let Some(old) = found.item()? {
-                return Ok(self.revise(update, now, new, &old, digits));
+                return Ok(self.revise(update, now, new, &old));
             }
             let answer = match (verb, update.vivify) {
                 (Verb::Append | Verb::Prepend, None) => return keep(Answer::NotStored),
@@ -344,58 +342,57 @@ impl Store {
         now: u64,
         new: Record<'v>,
         old: &Record,
-        digits: &'v mut Vec<u8>,
     ) -> (Change<'v>, Answer) {
+        use Answer::{Deleted, Exists, NotNumeric, NotStored, Number, Stored};
+        use Verb::{Append, Cas, Decr, Delete, Get, Incr, Prepend, Touch};
         let Update { verb, number, is_stale, empties, .. } = *update;
-        let Record { stale, win_sent, flags, cas, .. } = *old;
+        let Record { stale, win_sent, flags, cas, was_read, .. } = *old;
         let keep = |answer| (Change::Keep, answer);
-        let compare = update.compare.or((verb == Verb::Cas).then_some(number));
-        let is_other = verb != Verb::Get && compare.is_some_and(|unique| unique != cas);
-        let renews = update.renews || verb == Verb::Touch;
+        let put = |it, value: Vec<u8>, answer| (Change::Put(it, value.into()), answer);
+        let compare = update.compare.or((verb == Cas).then_some(number));
+        let is_other = verb != Get && compare.is_some_and(|unique| unique != cas);
+        let renews = update.renews || verb == Touch;
         let exptime = if renews { new.exptime } else { old.exptime };
         // The old one, but for its value; and what is part of a new one.
         let fresh = Record { flags, exptime, ..new };
-        let same = Record { stale, win_sent, ..fresh };
+        let same = Record { stale, win_sent, was_read, ..fresh };
         let (wins, len) = (update.wins(old, now), old.value.len() + new.value.len());
         let is_too_large = self.limits.is_too_large(update.key, len);
         match verb {
             // Of an older one.
-            Verb::Cas if is_stale && (1..cas).contains(&compare.unwrap_or(0)) => {
-                let same = Record { flags: new.flags, stale: true, ..same };
-                (Change::Put(same), Answer::Stored)
+            Cas if is_stale && (1..cas).contains(&compare.unwrap_or(0)) => {
+                let late = Record { flags: new.flags, stale: true, win_sent, ..fresh };
+                (Change::Put(late, new.value.into()), Stored)
             }
-            _ if is_other => keep(Answer::Exists),
-            Verb::Delete if !is_stale && !empties => (Change::Remove, Answer::Deleted),
-            Verb::Delete => {
+            _ if is_other => keep(Exists),
+            Delete if !is_stale && !empties => (Change::Remove, Deleted),
+            Delete => {
                 let (stale, win_sent) = (stale || is_stale, win_sent && !is_stale);
-                let same = Record { stale, win_sent, ..same };
-                let change = if empties { Change::Put } else { Change::Append };
-                (change(same), Answer::Deleted)
+                let value = if empties { b"" } else { old.value };
+                put(Record { stale, win_sent, ..same }, value.into(), Deleted)
             }
-            Verb::Get if !renews && !wins => keep(Answer::Touched),
-            Verb::Get | Verb::Touch => {
+            Get if !renews && !wins => keep(Answer::Touched),
+            Get | Touch => {
                 // M2
                 let same = Record { cas, win_sent: win_sent || wins, ..same };
                 let answer = if wins { Answer::Won } else { Answer::Touched };
-                (Change::Append(same), answer)
+                put(same, old.value.into(), answer)
             }
-            Verb::Append | Verb::Prepend if is_too_large => keep(Answer::NotStored),
-            Verb::Append => (Change::Append(fresh), Answer::Stored),
-            Verb::Prepend => (Change::Prepend(fresh), Answer::Stored),
-            Verb::Incr | Verb::Decr => {
-                let Some(before) = decimal(old.value) else {
-                    return keep(Answer::NotNumeric);
-                };
+            Append | Prepend if is_too_large => keep(NotStored),
+            Append => put(fresh, [old.value, new.value].concat(), Stored),
+            Prepend => put(fresh, [new.value, old.value].concat(), Stored),
+            Incr | Decr => {
+                let Some(before) = decimal(old.value) else { return keep(NotNumeric) };
                 let after = match verb {
-                    Verb::Incr => before.wrapping_add(number),
+                    Incr => before.wrapping_add(number),
                     _ => before.saturating_sub(number),
                 };
                 // A shorter number is padded with spaces on the right, as in memcached.
-                *digits = after.to_string().into_bytes();
+                let mut digits = after.to_string().into_bytes();
                 digits.resize(digits.len().max(old.value.len()), b' ');
-                (Change::Put(Record { value: digits, ..same }), Answer::Number(after))
+                put(same, digits, Number(after))
             }
-            _ => (Change::Put(new), Answer::Stored),
+            _ => (Change::Put(new, new.value.into()), Stored),
         }
     }
 

@@ -151,12 +151,13 @@ fn a_hit_is_remembered_until_the_next_value() {
     for (request, reply, hit) in [
         ("set k 0 0 1\r\n1\r\n", "STORED\r\n", 0),
         ("get k\r\n", "VALUE k 0 1\r\n1\r\nEND\r\n", 1),
-        ("append k 0 0 1\r\n0\r\n", "STORED\r\n", 1),
+        ("append k 0 0 1\r\n0\r\n", "STORED\r\n", 0),
+        ("get k\r\n", "VALUE k 0 2\r\n10\r\nEND\r\n", 1),
         ("md k I\r\nmg k u\r\n", "HD\r\nHD X W\r\n", 1),
         ("ms k 1\r\n1\r\n", "HD\r\n", 0),
         ("mg k T100 u\r\n", "HD\r\n", 0),
         ("touch k 0\r\n", "TOUCHED\r\n", 1),
-        ("incr k 1\r\n", "2\r\n", 0),
+        ("incr k 1\r\n", "2\r\n", 1),
         ("replace k 0 0 1\r\n1\r\n", "STORED\r\n", 0),
         ("gat 0 k\r\n", "VALUE k 0 1\r\n1\r\nEND\r\n", 1),
     ] {

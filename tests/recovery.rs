@@ -266,7 +266,7 @@ fn a_part_of_the_record_that_names_the_next_file_is_as_good_as_none() {
     let Header { format, base, .. } = Header::decode(&good[SECOND]).unwrap();
     let mut continued = Vec::new();
     let record = Record { kind: Kind::Continued, ..Record::default() };
-    Draft::new(&format, record, b"").append_to(&mut continued, base, base);
+    Draft::new(&format, record).append_to(&mut continued, base, base);
     for len in 0..=continued.len() {
         let mut files_now = good.clone();
         files_now.get_mut(FIRST).unwrap().extend(&continued[..len]);
@@ -374,7 +374,7 @@ fn bytes_of_a_record_inside_a_torn_value_are_not_a_record() {
     let place = writer.store.figure("log_end") + format.overhead() as u64;
     let evil = Record { key: b"evil", value: b"evil", ..Record::default() };
     let mut crafted = Vec::new();
-    Draft::new(&format, evil, b"").append_to(&mut crafted, place, 0);
+    Draft::new(&format, evil).append_to(&mut crafted, place, 0);
     assert!(format.decode(&crafted, place).is_some());
     writer.set(b"ab", 0, 0, &crafted);
     writer.commit();

@@ -30,6 +30,7 @@ use crate::store::error::{Error, Result};
 use crate::store::index::{Entry, Index, Shard, is_expired};
 use crate::store::log::Log;
 use crate::store::record::{Draft, Kind, Record};
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::atomic::{
@@ -82,19 +83,12 @@ impl Session {
     }
 }
 
-/// What stands after a value that has one part.
-const NOTHING: &[u8] = b"";
-
 /// What an update does to an item.
 pub(crate) enum Change<'v> {
     /// Nothing.
     Keep,
-    /// This record takes its place, with a new unique unless it has one.
-    Put(Record<'v>),
-    /// The same, but the old value comes before that of the record.
-    Append(Record<'v>),
-    /// The same, but the old value comes after it.
-    Prepend(Record<'v>),
+    /// This record takes its place, with this value, and a new unique unless it has one.
+    Put(Record<'v>, Cow<'v, [u8]>),
     /// It is gone.
     Remove,
 }
@@ -116,12 +110,6 @@ impl Found<'_> {
             return Err(Error::Read("its file is gone".into()));
         }
         Ok(Some(self.items.loaded(entry, self.session)))
-    }
-
-    /// The item that `decide` has asked for, and which is written again, changed.
-    fn old(&self) -> Record<'_> {
-        let loaded = |entry| self.items.loaded(entry, self.session);
-        self.entry.map(loaded).unwrap_or_default()
     }
 }
 
@@ -166,13 +154,8 @@ impl Items {
     /// taken.
     pub(crate) fn set(&self, session: &mut Session, record: Record) -> Result<()> {
         self.flush_if_due(session)?;
-        let draft = Draft::new(&self.log.format, record, NOTHING);
-        let mut shard = self.index.shard(record.key);
-        let (place, stored) =
-            self.put(&mut shard, session.now, &record, &draft, false)?;
-        session.stored = (stored, record.value.len());
-        session.wrote(place);
-        Ok(())
+        let draft = Draft::new(&self.log.format, record);
+        self.put(&mut self.index.shard(record.key), session, &draft)
     }
 
     /// Changes the item under `key` as `decide` says, which also gives the answer. If that
@@ -185,53 +168,46 @@ impl Items {
         decide: impl FnOnce(&mut Found) -> Result<(Change<'v>, A)>,
     ) -> Result<A> {
         self.flush_if_due(session)?;
-        let (mut shard, now) = (self.index.shard(key), session.now);
+        let mut shard = self.index.shard(key);
         let entry = self.find(&mut shard, session, key, reads);
         session.found = entry;
-        let mut found = Found { entry, items: self, session };
-        let (change, answer) = decide(&mut found)?;
-        let is_new = matches!(change, Change::Put(_));
-        let (record, rest) = match change {
-            Change::Keep => return Ok(answer),
-            Change::Remove => {
-                session.wrote(self.remove(&mut shard, key)?);
-                return Ok(answer);
+        let (change, answer) = decide(&mut Found { entry, items: self, session })?;
+        match change {
+            Change::Keep => {}
+            Change::Remove => session.wrote(self.remove(&mut shard, key)?),
+            Change::Put(record, value) => {
+                let was_read = reads || record.was_read;
+                let record = Record { key, value: &value, was_read, ..record };
+                let draft = Draft::new(&self.log.format, record);
+                self.put(&mut shard, session, &draft)?;
             }
-            Change::Put(record) => (Record { key, ..record }, NOTHING),
-            Change::Append(record) => {
-                (Record { key, value: found.old().value, ..record }, record.value)
-            }
-            Change::Prepend(record) => (Record { key, ..record }, found.old().value),
-        };
-        let draft = Draft::new(&self.log.format, record, rest);
-        let was_read = reads || !is_new && entry.is_some_and(|old| old.access(0).0);
-        let (place, stored) = self.put(&mut shard, now, &record, &draft, was_read)?;
-        session.stored = (stored, draft.value_len());
-        session.wrote(place);
+        }
         Ok(answer)
     }
 
-    /// Appends a value, and returns where, and its unique and expiry. S4: then the log has
-    /// it, so the index may follow.
+    /// Appends a value. S4: then the log has it, so the index may follow.
     fn put(
         &self,
         shard: &mut Shard,
-        now: u64,
-        &Record { key, exptime, cas, .. }: &Record,
+        session: &mut Session,
         draft: &Draft,
-        was_read: bool,
-    ) -> Result<(Range<u64>, Record<'static>)> {
-        if is_expired(exptime, now) {
+    ) -> Result<()> {
+        let Record { key, value, exptime, cas, was_read, .. } = draft.record;
+        session.stored = (Record::default(), value.len());
+        if is_expired(exptime, session.now) {
             // All that it does is to end what was there.
-            return Ok((self.remove(shard, key)?, Record::default()));
+            session.wrote(self.remove(shard, key)?);
+            return Ok(());
         }
         let place = self.log.append_value(draft)?;
-        let mut entry = Entry::new(place.start, draft.value_len(), exptime);
-        entry.access_at(now, was_read);
+        let mut entry = Entry::new(place.start, value.len(), exptime);
+        entry.access_at(session.now, was_read);
         shard.insert(key, entry);
         self.counts.total_items.fetch_add(1, Relaxed);
         let cas = if cas == 0 { place.start } else { cas };
-        Ok((place, Record { cas, exptime, ..Record::default() }))
+        session.stored.0 = Record { cas, exptime, ..Record::default() };
+        session.wrote(place);
+        Ok(())
     }
 
     /// Appends a deletion, and removes the key.
@@ -244,7 +220,7 @@ impl Items {
 
     /// Appends a record as it is.
     pub(crate) fn append(&self, record: Record) -> Result<Range<u64>> {
-        self.log.append(&Draft::new(&self.log.format, record, NOTHING))
+        self.log.append(&Draft::new(&self.log.format, record))
     }
 
     /// S5. Of two threads that find the flush due, one does it.

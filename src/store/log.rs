@@ -458,7 +458,7 @@ impl Log {
         // L6. If this fails, only such a copy is affected.
         let mut bytes = Vec::new();
         let continued = Record { kind: Kind::Continued, ..Record::default() };
-        Draft::new(&self.format, continued, b"").append_to(&mut bytes, base, base);
+        Draft::new(&self.format, continued).append_to(&mut bytes, base, base);
         let _ = self.disk.write(&old.file, &bytes, base - old.base);
         tail.generation = Arc::new(Generation { number, base, file });
         tail.file_len = HEADER_LEN as u64;

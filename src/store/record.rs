@@ -355,36 +355,27 @@ fn record_crc(body_crc: u32, head: &[u8], position: u64) -> u64 {
 /// until [`Draft::append_to`] writes them where they will stay.
 pub struct Draft<'a> {
     format: Format,
-    record: Record<'a>,
-    /// The second part of the value, as append and prepend have it.
-    rest: &'a [u8],
+    pub(crate) record: Record<'a>,
     body_crc: u32,
 }
 
 impl<'a> Draft<'a> {
-    /// A draft of `record`, with `rest` after its value. A `cas` of 0 stands for the
-    /// position that the record will have; `synced` is filled in by the log. The key
-    /// fits KEY_SIZE and the value's size INT_SIZE: the caller has checked.
-    pub fn new(format: &Format, record: Record<'a>, rest: &'a [u8]) -> Draft<'a> {
-        let mut draft = Draft { format: *format, record, rest, body_crc: 0 };
+    /// A draft of `record`. A `cas` of 0 stands for the position that the record will have;
+    /// `synced` is filled in by the log. The key fits KEY_SIZE and the value's size INT_SIZE:
+    /// the caller has checked.
+    pub fn new(format: &Format, record: Record<'a>) -> Draft<'a> {
         let (mut key_len, mut size) = ([0; 2], [0; 8]);
         let size = &mut size[..format.int_size.into()];
         format.int_order.write(&mut key_len, record.key.len() as u64);
-        format.int_order.write(size, draft.value_len() as u64);
-        for part in [&key_len, record.key, size, record.value, rest] {
-            draft.body_crc = crc32(draft.body_crc, part);
-        }
-        draft
-    }
-
-    /// Length in bytes of the value.
-    pub(crate) fn value_len(&self) -> usize {
-        self.record.value.len() + self.rest.len()
+        format.int_order.write(size, record.value.len() as u64);
+        let parts = [&key_len, record.key, size, record.value];
+        let body_crc = parts.iter().fold(0, |crc, part| crc32(crc, part));
+        Draft { format: *format, record, body_crc }
     }
 
     /// Appends the record to `out`, finished for its place in the log.
     pub fn append_to(&self, out: &mut Vec<u8>, position: u64, synced: u64) {
-        let Draft { format, record, rest, body_crc } = self;
+        let Draft { format, record, body_crc } = self;
         let order = format.int_order;
         let mut head = [0; KEY];
         let marks =
@@ -400,14 +391,13 @@ impl<'a> Draft<'a> {
         let crc = record_crc(*body_crc, &head, position);
         order.write(&mut head[CRC..KIND], crc);
         let start = out.len();
-        out.reserve(format.record_len(self.value_len()));
+        out.reserve(format.record_len(record.value.len()));
         out.extend_from_slice(&head);
         out.extend_from_slice(record.key);
         out.resize(start + format.overhead(), 0);
         let size = start + KEY + usize::from(format.key_size);
-        order.write(&mut out[size..], self.value_len() as u64);
+        order.write(&mut out[size..], record.value.len() as u64);
         out.extend_from_slice(record.value);
-        out.extend_from_slice(rest);
     }
 }
 
@@ -429,7 +419,7 @@ mod tests {
 
     fn encode(format: &Format, record: Record, position: u64, synced: u64) -> Vec<u8> {
         let mut bytes = Vec::new();
-        Draft::new(format, record, b"").append_to(&mut bytes, position, synced);
+        Draft::new(format, record).append_to(&mut bytes, position, synced);
         bytes
     }
 
@@ -438,12 +428,12 @@ mod tests {
         let record = Record { flags: 7, exptime: 99, key: b"k", ..Record::default() };
         for format in formats() {
             for (stale, win_sent) in [(false, false), (true, false), (true, true)] {
-                let record = Record { stale, win_sent, value: b"va", ..record };
+                let record = Record { stale, win_sent, value: b"value", ..record };
                 let mut bytes = b"before".to_vec();
-                Draft::new(&format, record, b"lue").append_to(&mut bytes, 4096, 40);
+                Draft::new(&format, record).append_to(&mut bytes, 4096, 40);
                 let bytes = &bytes[6..];
                 assert_eq!(bytes.len(), format.record_len(5));
-                let read = Record { cas: 4096, synced: 40, value: b"value", ..record };
+                let read = Record { cas: 4096, synced: 40, ..record };
                 assert_eq!(format.decode(bytes, 4096), Some(read));
                 assert_eq!(format.stated_synced(bytes), 40);
             }

@@ -78,8 +78,7 @@ fn copy(disk: &Arc<dyn Disk>, settings: &Settings, header: &Header) -> Result<()
     let generation = Arc::new(Generation { number, base, file });
     let (mode, end) = (SyncMode::EverySecond, base + HEADER_LEN as u64);
     let log = Log::new(disk.clone(), format, mode, vec![generation], end, 0);
-    let append =
-        |record: Record| log.append(&Draft::new(&format, record, b"")).map(|_| ());
+    let append = |record: Record| log.append(&Draft::new(&format, record)).map(|_| ());
     survey(&**disk, settings, |_, record| append(*record))?;
     log.sync(0)?;
     // It says that all copies were synced: so damage to one is told from a torn end.

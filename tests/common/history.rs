@@ -109,7 +109,7 @@ impl Writer {
         let place = self.store.figure("log_end") + format.overhead() as u64;
         let mut inner = Vec::new();
         let evil = Record { key: b"evil", value: b"evil", ..Record::default() };
-        Draft::new(&format, evil, b"").append_to(&mut inner, place + 1, place);
+        Draft::new(&format, evil).append_to(&mut inner, place + 1, place);
         self.set(b"abcd", 0, 0, &inner);
         self.touch(b"ab", 200);
         self.commit();
