@@ -115,7 +115,8 @@ steps: ## play the table of docs/steps.md, and count what no scenario shows
 step: ## what step N=2 changes in the one before it; then run it, on PORT=11211
 	@test -f examples/steps/$(N)-*.rs || \
 	  { echo "make step N=1 to N=5; the sixth is src, see docs/steps.md" >&2; exit 2; }
-	@test "$(N)" = 1 || diff -u examples/steps/$$(($(N) - 1))-*.rs examples/steps/$(N)-*.rs || true
+	@mkdir -p target; test "$(N)" = 1 || \
+	  diff -u examples/steps/$$(($(N) - 1))-*.rs examples/steps/$(N)-*.rs | tee target/step$(N).diff
 	cargo run --example step$(N) -- --port $(or $(PORT),11211) --data target/step$(N)
 
 bench-steps: build-bench ## the steps beside the server in src: two minutes
