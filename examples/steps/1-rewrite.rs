@@ -13,7 +13,7 @@
 //!
 //! | it claims | in truth | until |
 //! |---|---|---|
-//! | `STORED` survives the process | a rewrite first empties the file; a kill then takes every key | step 2, the log |
+//! | `STORED` survives the process | a rewrite first empties the file; a kill takes what is not yet back | step 2, the log |
 //! | `STORED` survives a power cut | it is not known to be on the disk | step 3, the sync |
 //! | it understands its clients | it believes each length, and does not look where a value ends | step 4, the parser |
 //! | it serves every client | sixteen at once; the next waits until one of them leaves | step 5, readiness |
