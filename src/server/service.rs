@@ -293,7 +293,7 @@ impl Shared {
     fn settings(&self, stat: &mut dyn FnMut(&str, &dyn Display)) {
         let options = &self.options;
         let auth_file = options.auth_file.as_deref().unwrap_or(Path::new("no"));
-        stat("maxbytes", &self.store.figure("limit_maxbytes"));
+        stat("maxbytes", &self.store.data_limit.load(Relaxed));
         stat("maxconns", &options.conn_limit);
         stat("tcpport", &options.port);
         stat("udpport", &0);

@@ -73,11 +73,11 @@ fn dump(disk: &dyn Disk, settings: &Settings, mut out: impl Write) -> Result<()>
     // A torn end.
     found.problems().iter().for_each(|problem| warn(&format!("server: {problem}")));
     let due = found.index.flush_due.load(Acquire);
+    let is_flushed = (1..=now).contains(&due);
     let failed = |error| Error::Open(format!("the dump can't be written: {error}"));
     survey(disk, settings, |position, record| {
         let Record { flags, exptime, key, value, .. } = *record;
         let is_old = record.stale || record.win_sent && value.is_empty();
-        let is_flushed = (1..=now).contains(&due);
         if !is_old && !is_flushed && found.is_live(position, record, now) {
             let ((word, flag), len) = (word_of(key), value.len());
             let (name, rest) = match flag {
