@@ -43,7 +43,7 @@ pub use crate::store::survey::Settings;
 
 use crate::lock;
 use crate::store::compact::Compaction;
-use crate::store::disk::{Directory, Disk, OwnerLock};
+use crate::store::disk::{Directory, Disk};
 use crate::store::evict::evict_if_due;
 use crate::store::index::SHARDS;
 use crate::store::items::{Change, Counts, Items};
@@ -201,8 +201,6 @@ pub struct Store {
     pub data_limit: AtomicU64,
     items: Items,
     compaction: Compaction,
-    /// The directory is ours as long as this lives.
-    _owner: Option<OwnerLock>,
 }
 
 impl Store {
@@ -214,24 +212,12 @@ impl Store {
         options: &Options,
         now: u64,
     ) -> Result<(Store, Option<String>)> {
-        if path.exists() {
-            // Looked at first, read-only: in a directory that is not ours, or has other
-            // sizes, not even a lock file is made. A bad header may be anybody's.
-            let directory = Directory::read_only(path)?;
-            let _owner = directory.lock()?;
-            survey::require_ours(&directory)?;
-            let (files, _) = survey::open_files(&directory, &options.settings)?;
-            if files.iter().any(|file| file.bad_header.is_some()) {
-                let each = |_, _: &Record| Ok(());
-                survey::survey(&directory, &options.settings, each)?.require_sound()?;
-            }
-        }
-        let directory = Directory::create(path)?;
-        let owner = directory.lock()?;
-        let (mut store, torn) = Store::on_disk(Arc::new(directory), options, now)?;
-        owner.sign();
-        store._owner = Some(owner);
-        Ok((store, torn))
+        let directory = Arc::new(Directory::create(path)?);
+        directory.lock()?;
+        survey::require_ours(&*directory)?;
+        let opened = Store::on_disk(directory.clone(), options, now)?;
+        directory.sign();
+        Ok(opened)
     }
 
     /// Opens a store on a disk that nobody else uses.
@@ -251,9 +237,7 @@ impl Store {
             max_item_size,
         };
         let (data_limit, compaction) = (data_limit.into(), Compaction::default());
-        let _owner = None;
-        let store =
-            Store { sync_mode, format, limits, data_limit, items, compaction, _owner };
+        let store = Store { sync_mode, format, limits, data_limit, items, compaction };
         Ok((store, torn))
     }
 
@@ -269,20 +253,6 @@ impl Store {
     /// The same, where it can be read; and this is no access.
     pub fn peek<'s>(&self, session: &'s mut Session, key: &[u8]) -> Option<Record<'s>> {
         self.items.get(session, key, false).ok().flatten()
-    }
-
-    /// The item under `key`, which gets a new expiry, given as on the wire.
-    pub fn get_and_touch<'s>(
-        &self,
-        session: &'s mut Session,
-        key: &[u8],
-        exptime: i64,
-    ) -> Result<Option<Record<'s>>> {
-        let update = Update { verb: Verb::Touch, key, exptime, ..Update::default() };
-        match self.execute(session, &update)? {
-            Answer::NotFound => Ok(None),
-            _ => Ok(Some(self.touched(session))),
-        }
     }
 
     /// The item that a touch or a get has just found, as it was before; or that it has made.
@@ -301,37 +271,17 @@ impl Store {
         if verb == Verb::Set {
             return self.items.set(session, new).map(|()| Answer::Stored);
         }
-        let keep = |answer| Ok((Change::Keep, answer));
-        let put = |record, answer| Ok((Change::Put(record, value.into()), answer));
-        let reads = matches!(verb, Verb::Touch | Verb::Get) && !update.peeks;
+        let is_access = matches!(verb, Verb::Touch | Verb::Get) && !update.peeks;
         let plain = Update { verb, key, ..Update::default() };
-        self.items.update(session, key, reads, move |found| {
-            let is_there = found.entry.is_some();
-            match verb {
-                Verb::Add if is_there => return keep(Answer::NotStored),
-                Verb::Replace if !is_there => return keep(Answer::NotStored),
-                Verb::Add | Verb::Replace => return put(new, Answer::Stored),
-                // Not read: also a damaged one can be deleted.
-                Verb::Delete if is_there && *update == plain => {
-                    return Ok((Change::Remove, Answer::Deleted));
-                }
-                _ => {}
-            }
-            if let Some(old) = found.item()? {
-                return Ok(self.revise(update, now, new, &old));
-            }
-            let answer = match (verb, update.vivify) {
-                (Verb::Append | Verb::Prepend, None) => return keep(Answer::NotStored),
-                (Verb::Append | Verb::Prepend, _) => Answer::Stored,
-                (Verb::Get, Some(_)) => Answer::Won,
-                (Verb::Incr | Verb::Decr, Some(_)) => {
-                    Answer::Number(decimal(value).unwrap_or_default())
-                }
-                _ => return keep(Answer::NotFound),
-            };
-            let vivified = expiry(update.vivify.unwrap_or_default(), now);
-            let exptime = if update.renews { exptime } else { vivified };
-            put(Record { exptime, win_sent: answer == Answer::Won, ..new }, answer)
+        // Not read: also a damaged one can be replaced, or deleted.
+        let loads = match verb {
+            Verb::Add | Verb::Replace => false,
+            Verb::Delete => *update != plain,
+            _ => true,
+        };
+        self.items.update(session, key, loads, is_access, |old| match old {
+            Some(old) => self.revise(update, now, new, &old),
+            None => vivify(update, now, new),
         })
     }
 
@@ -344,7 +294,7 @@ impl Store {
         old: &Record,
     ) -> (Change<'v>, Answer) {
         use Answer::{Deleted, Exists, NotNumeric, NotStored, Number, Stored};
-        use Verb::{Append, Cas, Decr, Delete, Get, Incr, Prepend, Touch};
+        use Verb::{Add, Append, Cas, Decr, Delete, Get, Incr, Prepend, Touch};
         let Update { verb, number, is_stale, empties, .. } = *update;
         let Record { stale, win_sent, flags, cas, was_read, .. } = *old;
         let keep = |answer| (Change::Keep, answer);
@@ -359,6 +309,7 @@ impl Store {
         let (wins, len) = (update.wins(old, now), old.value.len() + new.value.len());
         let is_too_large = self.limits.is_too_large(update.key, len);
         match verb {
+            Add => keep(NotStored),
             // Of an older one.
             Cas if is_stale && (1..cas).contains(&compare.unwrap_or(0)) => {
                 let late = Record { flags: new.flags, stale: true, win_sent, ..fresh };
@@ -498,8 +449,7 @@ impl Store {
 
     /// One of these.
     pub fn figure(&self, name: &str) -> u64 {
-        let figures = self.figures();
-        let found = figures.iter().find(|(it, _)| *it == name);
+        let found = self.figures().into_iter().find(|(it, _)| *it == name);
         found.expect("one of the figures").1
     }
 
@@ -533,12 +483,26 @@ pub fn expiry(exptime: i64, now: u64) -> u64 {
     }
 }
 
+/// What an update does where no item is.
+fn vivify<'v>(update: &Update, now: u64, new: Record<'v>) -> (Change<'v>, Answer) {
+    use Answer::{NotFound, NotStored, Number, Stored, Won};
+    use Verb::{Add, Append, Decr, Get, Incr, Prepend, Replace};
+    let answer = match (update.verb, update.vivify) {
+        (Add, _) | (Append | Prepend, Some(_)) => Stored,
+        (Get, Some(_)) => Won,
+        (Incr | Decr, Some(_)) => Number(decimal(new.value).unwrap_or_default()),
+        (Replace | Append | Prepend, _) => return (Change::Keep, NotStored),
+        _ => return (Change::Keep, NotFound),
+    };
+    let vivified = update.vivify.filter(|_| !update.renews);
+    let exptime = vivified.map_or(new.exptime, |exptime| expiry(exptime, now));
+    let made = Record { exptime, win_sent: answer == Won, ..new };
+    (Change::Put(made, new.value.into()), answer)
+}
+
 /// The number that `value` is: decimal digits, then perhaps spaces.
 fn decimal(value: &[u8]) -> Option<u64> {
-    let digits = value.trim_ascii_end();
+    let digits = std::str::from_utf8(value).ok()?.trim_ascii_end();
     // `parse` would also accept a plus sign.
-    if !digits.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    std::str::from_utf8(digits).ok()?.parse().ok()
+    digits.parse().ok().filter(|_| !digits.starts_with('+'))
 }

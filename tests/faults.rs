@@ -207,8 +207,6 @@ struct Run {
     lasts: usize,
     /// A sync has failed: nothing is written until a restart.
     is_final: bool,
-    /// A file could not be seen: nothing is written until it can be.
-    is_missing: bool,
     /// Compaction could not read: it does not run until a restart.
     is_stopped: bool,
     /// The latest time that there was: where the clock has gone back, what had expired by
@@ -241,7 +239,6 @@ impl Run {
             how,
             lasts: LASTS,
             is_final: false,
-            is_missing: false,
             is_stopped: false,
             is_held_back: false,
             evictions: 0,
@@ -293,7 +290,7 @@ impl Run {
             }),
             Step::Maintain => store.maintain(&|| self.session.now).map(|()| {
                 self.safe = last;
-                (self.is_missing, self.is_held_back) = (false, false);
+                self.is_held_back = false;
             }),
             Step::Compact => {
                 let compacted = store.compact(&|| self.session.now);
@@ -333,10 +330,6 @@ impl Run {
             self.is_held_back |= compacts;
             // L4; and a rename that may have been done is as bad.
             self.is_final |= matches!(error, Error::Sync(_)) || self.how == How::Late;
-            self.is_missing |= matches!(
-                &error,
-                Error::Write(why) if why.contains("is not where it was")
-            );
             self.is_stopped |= compacts && matches!(error, Error::Read(_));
         }
         self.evicted(evictions);
@@ -372,10 +365,7 @@ impl Run {
     fn may_fail(&self, failures: usize) -> bool {
         let lasts = matches!(self.how, How::Always | How::Full);
         let is_over = !lasts || self.lasts == 0;
-        self.disk.failures() > failures
-            || (failures > 0 && !is_over)
-            || self.is_final
-            || self.is_missing
+        self.disk.failures() > failures || (failures > 0 && !is_over) || self.is_final
     }
 
     /// No answer is false, whatever has failed; and what is safe is served.
@@ -455,8 +445,7 @@ impl Run {
         self.history = vec![found];
         self.named = [0; KEYS.len()];
         (self.acknowledged, self.safe) = (0, 0);
-        (self.is_final, self.is_missing) = (false, false);
-        (self.is_stopped, self.is_held_back) = (false, false);
+        (self.is_final, self.is_stopped, self.is_held_back) = (false, false, false);
         self.check_reads();
     }
 
@@ -514,7 +503,7 @@ impl Run {
         ]);
         let last = self.history.len() - 1;
         assert_eq!((self.acknowledged, self.safe), (last, last));
-        assert!(self.safe > 2 && !self.is_final && !self.is_missing);
+        assert!(self.safe > 2 && !self.is_final);
         self.check_power_cut(0);
         self.check_power_cut(random.bits());
     }
@@ -547,13 +536,13 @@ fn fail_at_every_call(calls: &'static [Call], how: How) -> usize {
 
 #[test]
 fn a_call_that_fails_once_takes_back_no_promise() {
-    // L3, L4, L5, S4
+    // L3, L4, S4
     assert!(fail_at_every_call(Call::ALL, How::Once) > 80);
 }
 
 #[test]
 fn calls_that_fail_for_a_while_take_back_no_promise() {
-    // L3, L4, L5, S4
+    // L3, L4, S4
     assert!(fail_at_every_call(Call::ALL, How::Always) > 80);
 }
 

@@ -525,10 +525,6 @@ impl Disk for Hooked {
         (self.before)(Call::Open);
         Disk::open(&self.disk, name, create)
     }
-    fn still_names(&self, name: &str, file: &File) -> io::Result<()> {
-        (self.before)(Call::Check);
-        self.disk.still_names(name, file)
-    }
     fn read(&self, file: &File, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         (self.before)(Call::Read);
         self.disk.read(file, buffer, offset)

@@ -28,14 +28,6 @@ impl Disk for Mortal {
         self.directory.open(name, create)
     }
 
-    fn still_names(&self, name: &str, file: &File) -> io::Result<()> {
-        self.directory.still_names(name, file)
-    }
-
-    fn read(&self, file: &File, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        self.directory.read(file, buffer, offset)
-    }
-
     fn write(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
         let taken = self.files.spend(bytes.len())?;
         self.directory.write(file, &bytes[..taken], offset)?;

@@ -100,7 +100,14 @@ impl Context {
             let (store, it) = (&shared.store, &shared.counters[*worker]);
             let found = match exptime {
                 None => store.get(session, key),
-                Some(exptime) => store.get_and_touch(session, key, exptime),
+                Some(exptime) => {
+                    let verb = Verb::Touch;
+                    let touch = Update { verb, key, exptime, ..Update::default() };
+                    let answer = store.execute(session, &touch);
+                    let item =
+                        |it| (it == Answer::Touched).then(|| store.touched(session));
+                    answer.map(item)
+                }
             };
             let [asked, hits, misses] = match exptime {
                 None => [&it.cmd_get, &it.get_hits, &it.get_misses],

@@ -34,9 +34,10 @@ pub fn perform(tool: &str, data: &Path, settings: &Settings) -> Result<ExitCode>
     if tool == "compact" {
         return compact(data, settings);
     }
-    let _owner = directory.lock()?;
+    directory.lock()?;
     match tool {
         "repair" => {
+            directory.sign();
             let disk: Arc<dyn Disk> = Arc::new(directory);
             let repaired = repair(&disk, settings)?.map(|report| report.join("\n"));
             print(repaired.as_deref().unwrap_or("there is nothing to repair"));

@@ -21,9 +21,6 @@
 //! - C5: on a full disk, compaction has priority over new values, which would take each
 //!   byte that becomes free. It needs room for the live records, and reserves that before
 //!   n+1 begins: else two files would fill the disk, and neither could go.
-//! - C6: before a name is changed, the directory is verified to be ours, also after a sync,
-//!   which can take long: in another that was put in its place, files of these names are
-//!   another's.
 //!
 //! What has expired is not copied: it is removed from the index when the record that ends the
 //! walk says that nothing before it counts (S6). Tombstones are not copied: what they deleted
@@ -165,10 +162,9 @@ fn walk(
     let mut records = Records::new(&*items.log.disk, &items.log.format, old, end);
     for position in items.index.positions_before(end) {
         records.skip_to(position);
-        let record = match records.next() {
-            Ok(Step::Record(_, record)) => record,
-            Ok(Step::Damage(_) | Step::End) => return Err(items.log.damaged(position)),
-            Err(error) => return Err(Error::Read(error.to_string())),
+        let unread = |error: std::io::Error| Error::Read(error.to_string());
+        let Step::Record(_, record) = records.next().map_err(unread)? else {
+            return Err(items.log.damaged(position));
         };
         if let Some(copy) = items.copy(session.now, position, record)? {
             // C5: this has its space now.
@@ -185,8 +181,8 @@ fn walk(
             if let Some((file, len)) = reserve {
                 let _ = items.log.disk.set_len(file, *len);
             }
-            // What others write is synced each second also meanwhile, and a directory that
-            // disappears is noticed.
+            // What others write is synced each second also meanwhile, and a file that is
+            // removed is noticed.
             if session.now > before {
                 items.log.sync(session.now)?;
                 items.log.check_files()?;

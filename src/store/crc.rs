@@ -53,24 +53,16 @@ const fn tables() -> [[u32; 256]; STEP] {
     let mut byte = 0;
     while byte < 256 {
         let mut register = byte as u32;
-        let mut bit = 0;
-        while bit < 8 {
+        let mut bits = 0;
+        while bits < 8 * STEP {
             let feedback = if register & 1 == 1 { POLYNOMIAL } else { 0 };
             register = (register >> 1) ^ feedback;
-            bit += 1;
+            bits += 1;
+            if bits.is_multiple_of(8) {
+                tables[bits / 8 - 1][byte] = register;
+            }
         }
-        tables[0][byte] = register;
         byte += 1;
-    }
-    let mut later = 1;
-    while later < STEP {
-        let mut byte = 0;
-        while byte < 256 {
-            let before = tables[later - 1][byte];
-            tables[later][byte] = tables[0][(before & 0xFF) as usize] ^ (before >> 8);
-            byte += 1;
-        }
-        later += 1;
     }
     tables
 }

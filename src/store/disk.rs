@@ -6,7 +6,9 @@
 //! [`Directory`], and no conditional compilation.
 //!
 //! A name is a file's name within the data directory, never a path, and never made of
-//! what a client sends; one that is a link is rejected: nothing here reaches outside.
+//! what a client sends; one that is a link is rejected: nothing here reaches outside. On
+//! Linux it is looked up in the directory that was opened, wherever that is moved: in
+//! another that is put in its place, files of these names are another's.
 //!
 //! The calls promise what POSIX promises. A write is in the page cache and survives the
 //! process, not the machine; `sync` makes a file's bytes and length survive both; a new
@@ -15,9 +17,9 @@
 use crate::os::allocate;
 use crate::store::error::{Error, Result};
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Read};
-use std::os::fd::AsFd;
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// The file operations that the log is made of.
@@ -26,20 +28,31 @@ pub trait Disk: Send + Sync {
     fn list(&self) -> io::Result<Vec<String>>;
     /// Opens a file for reading and writing; with `create` it is made, or emptied.
     fn open(&self, name: &str, create: bool) -> io::Result<File>;
-    /// Checks that `name` still names this file. The error says what is wrong.
-    fn still_names(&self, name: &str, file: &File) -> io::Result<()>;
     /// Fills `buffer` from `offset` on. A file that ends before is an `UnexpectedEof`.
-    fn read(&self, file: &File, buffer: &mut [u8], offset: u64) -> io::Result<()>;
+    fn read(&self, file: &File, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        file.read_exact_at(buffer, offset)
+    }
     /// Writes all of `bytes` from `offset` on. After an error, any part of them may have
     /// been written; writing them again at the same offset repairs that.
-    fn write(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()>;
+    fn write(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+        file.write_all_at(bytes, offset)
+    }
     /// Returns when all that was written to the file is safe from a power cut.
-    fn sync(&self, file: &File) -> io::Result<()>;
+    fn sync(&self, file: &File) -> io::Result<()> {
+        // fdatasync: the bytes and the length, which is all a reader needs.
+        file.sync_data()
+    }
     /// Extends a file to `len` bytes of zeros that have their place on the disk: until it is
     /// removed, nobody else's files get it. Where the system can't do that, nothing happens.
-    fn reserve(&self, file: &File, len: u64) -> io::Result<()>;
+    fn reserve(&self, file: &File, len: u64) -> io::Result<()> {
+        // Any other error is that of a file system that can't reserve.
+        allocate(file.as_fd(), len)
+            .or_else(|it| if is_full(it.kind()) { Err(it) } else { Ok(()) })
+    }
     /// Truncates the file to `len` bytes, or extends it with zeros.
-    fn set_len(&self, file: &File, len: u64) -> io::Result<()>;
+    fn set_len(&self, file: &File, len: u64) -> io::Result<()> {
+        file.set_len(len)
+    }
     /// Renames a file, replacing one that has the new name.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
     /// Removes a file's name. A process that has it open can still read it.
@@ -51,39 +64,22 @@ pub trait Disk: Send + Sync {
 /// A directory of the real file system.
 pub struct Directory {
     path: PathBuf,
-    /// Kept open, so that a sync needs no free descriptor.
+    /// Kept open, so that a sync needs no free descriptor; and it has the lock.
     handle: File,
     /// No file is made here, or opened for writing.
     is_read_only: bool,
 }
 
-/// The right to a data directory: held, by the kernel, until this is dropped or the
-/// process ends, however it ends. The directory itself is locked, beside the lock file, in
-/// case a person removes that as a leftover: a second server would lock a new one while
-/// the first holds the old.
-pub struct OwnerLock([Option<File>; 2]);
-
-impl OwnerLock {
-    /// Writes our pid to the lock file, once there is a data file: so a copy in which there
-    /// is a pid and no data file has lost something. The pid itself is for people, and a full
-    /// disk must not keep us from reading.
-    pub fn sign(&self) {
-        if let [Some(file), _] = &self.0 {
-            let pid = format!("{}\n", std::process::id());
-            let _ = file.set_len(0).and_then(|()| file.write_all_at(pid.as_bytes(), 0));
-        }
-    }
-}
-
-/// The file whose lock says that a directory is in use, and whose content says by which
-/// process. It is never removed.
+/// The file that says which process has the directory. It is never removed.
 pub(crate) const LOCK_NAME: &str = "lock";
 
 impl Directory {
     /// Opens a directory that there is.
     pub fn at(path: &Path) -> io::Result<Directory> {
         let handle = File::open(path)?;
-        Ok(Directory { path: path.to_owned(), handle, is_read_only: false })
+        let opened = PathBuf::from(format!("/proc/self/fd/{}", handle.as_raw_fd()));
+        let path = if opened.is_dir() { opened } else { path.to_owned() };
+        Ok(Directory { path, handle, is_read_only: false })
     }
 
     /// The same for one that can't be written to, or must not be changed.
@@ -121,43 +117,30 @@ impl Directory {
         Directory::at(path)
     }
 
-    /// Takes the directory for this process. If another process has it, the error says
-    /// which. A file of the lock's name with anything but a pid in it is somebody else's.
-    pub fn lock(&self) -> Result<OwnerLock> {
-        // Not truncated: until the lock is ours, the pid in it is another process's.
-        let mut options = OpenOptions::new();
-        options.create(!self.is_read_only).truncate(false);
-        let opened = self.open_file(LOCK_NAME, &mut options);
-        let is_missing =
-            matches!(&opened, Err(error) if error.kind() == io::ErrorKind::NotFound);
-        let file = if self.is_read_only && is_missing { None } else { Some(opened?) };
-        // Not every file system can lock a directory: then the file's lock decides.
-        let is_taken = |file: &File| match file.try_lock() {
-            Err(TryLockError::WouldBlock) => Ok(true),
-            Err(TryLockError::Error(error)) => Err(error),
-            Ok(()) => Ok(false),
-        };
-        let taken = is_taken(&self.handle).unwrap_or(false)
-            || file.as_ref().map_or(Ok(false), is_taken)?;
-        let mut found = Vec::new();
-        file.as_ref().map_or(Ok(0), |file| file.take(32).read_to_end(&mut found))?;
-        let pid = String::from_utf8_lossy(&found);
-        let pid = pid.trim_end();
-        if !pid.is_empty() && pid.parse::<u32>().is_err() {
-            let why = "the file `lock` in it is not ours; choose another --data";
-            return Err(Error::Open(why.into()));
-        }
-        if taken {
-            let pid = if pid.is_empty() { "whose lock file was removed" } else { pid };
-            return Err(Error::Open(format!(
-                "process {pid} is using it; stop that server or choose another --data"
-            )));
-        }
-        let owner = OwnerLock([file, Some(self.handle.try_clone()?)]);
-        if !self.is_read_only && !pid.is_empty() {
-            owner.sign();
-        }
-        Ok(owner)
+    /// Takes the directory for this process, until this is dropped or the process ends,
+    /// however it ends: the kernel's lock is one of the directory itself, which needs no file
+    /// in it. If another process has it, the error says which.
+    pub fn lock(&self) -> Result<()> {
+        Err(Error::Open(match self.handle.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::Error(error)) => format!("it can't be locked: {error}"),
+            Err(TryLockError::WouldBlock) => {
+                let pid = fs::read_to_string(self.path.join(LOCK_NAME));
+                let pid =
+                    pid.as_deref().map_or("whose lock file was removed", str::trim_end);
+                let what = "stop that server or choose another --data";
+                format!("process {pid} is using it; {what}")
+            }
+        }))
+    }
+
+    /// Writes our pid to the lock file, once there is a data file: so a copy in which there
+    /// is a pid and no data file has lost something. The pid itself is for people, and a full
+    /// disk must not keep us from reading.
+    pub fn sign(&self) {
+        let pid = format!("{}\n", std::process::id());
+        let file = self.open(LOCK_NAME, true);
+        let _ = file.and_then(|file| self.write(&file, pid.as_bytes(), 0));
     }
 }
 
@@ -173,36 +156,6 @@ impl Disk for Directory {
 
     fn open(&self, name: &str, create: bool) -> io::Result<File> {
         self.open_file(name, OpenOptions::new().create(create).truncate(create))
-    }
-
-    fn still_names(&self, name: &str, file: &File) -> io::Result<()> {
-        let named = fs::symlink_metadata(self.path.join(name))?;
-        let ours = file.metadata()?;
-        let is_same = (named.dev(), named.ino()) == (ours.dev(), ours.ino());
-        is_same.then_some(()).ok_or_else(|| io::Error::other("another file is there"))
-    }
-
-    fn read(&self, file: &File, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        file.read_exact_at(buffer, offset)
-    }
-
-    fn write(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
-        file.write_all_at(bytes, offset)
-    }
-
-    fn sync(&self, file: &File) -> io::Result<()> {
-        // fdatasync: the bytes and the length, which is all a reader needs.
-        file.sync_data()
-    }
-
-    fn reserve(&self, file: &File, len: u64) -> io::Result<()> {
-        // Any other error is that of a file system that can't reserve.
-        allocate(file.as_fd(), len)
-            .or_else(|it| if is_full(it.kind()) { Err(it) } else { Ok(()) })
-    }
-
-    fn set_len(&self, file: &File, len: u64) -> io::Result<()> {
-        file.set_len(len)
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {

@@ -12,7 +12,6 @@ use crate::store::crc::crc32;
 use crate::store::record::{Format, Kind, Record};
 use std::borrow::Borrow;
 use std::collections::HashMap;
-use std::collections::hash_map::RandomState;
 use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::Release};
 use std::sync::{Mutex, MutexGuard};
@@ -104,6 +103,7 @@ pub(crate) fn is_expired(exptime: u64, now: u64) -> bool {
 
 /// A key. Short ones stand in the table itself: no allocation, and no pointer to follow
 /// for each comparison.
+#[derive(PartialEq, Eq)]
 pub(crate) enum Key {
     Short(u8, [u8; SHORT]),
     Long(Box<[u8]>),
@@ -136,25 +136,17 @@ impl Borrow<[u8]> for Key {
     }
 }
 
-// `Borrow` requires that a key and its bytes compare and hash alike.
-
+// `Borrow` requires that a key and its bytes hash alike.
 impl Hash for Key {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.bytes().hash(state);
     }
 }
 
-impl PartialEq for Key {
-    fn eq(&self, other: &Key) -> bool {
-        self.bytes() == other.bytes()
-    }
-}
-
-impl Eq for Key {}
-
-pub(crate) type Entries = HashMap<Key, Entry, RandomState>;
+pub(crate) type Entries = HashMap<Key, Entry>;
 
 /// The keys of one shard.
+#[derive(Default)]
 pub(crate) struct Shard {
     pub(crate) entries: Entries,
     /// Size of the values that the entries point at, in bytes.
@@ -194,8 +186,7 @@ impl Shard {
     pub(crate) fn clear(&mut self, end: u64) -> Entries {
         (self.value_bytes, self.expired_bytes) = (0, 0);
         self.removed = self.removed.max(end);
-        let empty = HashMap::with_hasher(self.entries.hasher().clone());
-        std::mem::replace(&mut self.entries, empty)
+        std::mem::take(&mut self.entries)
     }
 }
 
@@ -219,12 +210,7 @@ pub(crate) struct Index {
 
 impl Index {
     pub(crate) fn new() -> Index {
-        let hasher = RandomState::new();
-        let empty = || {
-            let entries = HashMap::with_hasher(hasher.clone());
-            Mutex::new(Shard { entries, value_bytes: 0, expired_bytes: 0, removed: 0 })
-        };
-        let shards = std::iter::repeat_with(empty).take(SHARDS).collect();
+        let shards = std::iter::repeat_with(Mutex::default).take(SHARDS).collect();
         Index { shards, ..Index::default() }
     }
 

@@ -93,26 +93,6 @@ pub(crate) enum Change<'v> {
     Remove,
 }
 
-/// The item that an update looks at. It is read from the log only when `decide` asks.
-pub(crate) struct Found<'f> {
-    /// Where its record stands; `None` if there is no such item.
-    pub(crate) entry: Option<Entry>,
-    items: &'f Items,
-    session: &'f mut Session,
-}
-
-impl Found<'_> {
-    /// The item, read from the log; `None` if there is none.
-    pub(crate) fn item(&mut self) -> Result<Option<Record<'_>>> {
-        let Some(entry) = self.entry else { return Ok(None) };
-        // While the shard is locked, no record of it can be moved.
-        if !self.items.load(entry, self.session)? {
-            return Err(Error::Read("its file is gone".into()));
-        }
-        Ok(Some(self.items.loaded(entry, self.session)))
-    }
-}
-
 /// See the top of this file.
 pub(crate) struct Items {
     pub(crate) log: Log,
@@ -158,25 +138,32 @@ impl Items {
         self.put(&mut self.index.shard(record.key), session, &draft)
     }
 
-    /// Changes the item under `key` as `decide` says, which also gives the answer. If that
-    /// `reads`, it is an access.
+    /// Changes the item under `key` as `decide` says, which also gives the answer. It gets
+    /// the item, if there is one: read from the log if it `loads` that, else empty.
     pub(crate) fn update<'v, A>(
         &self,
         session: &mut Session,
         key: &[u8],
-        reads: bool,
-        decide: impl FnOnce(&mut Found) -> Result<(Change<'v>, A)>,
+        loads: bool,
+        is_access: bool,
+        decide: impl FnOnce(Option<Record>) -> (Change<'v>, A),
     ) -> Result<A> {
         self.flush_if_due(session)?;
         let mut shard = self.index.shard(key);
-        let entry = self.find(&mut shard, session, key, reads);
-        session.found = entry;
-        let (change, answer) = decide(&mut Found { entry, items: self, session })?;
+        let found = self.find(&mut shard, session, key, is_access);
+        session.found = found;
+        let read = found.filter(|_| loads);
+        // While the shard is locked, no record of it can be moved.
+        if !read.map_or(Ok(true), |entry| self.load(entry, session))? {
+            return Err(Error::Read("its file is gone".into()));
+        }
+        let old = read.map(|entry| self.loaded(entry, session));
+        let (change, answer) = decide(old.or(found.map(|_| Record::default())));
         match change {
             Change::Keep => {}
             Change::Remove => session.wrote(self.remove(&mut shard, key)?),
             Change::Put(record, value) => {
-                let was_read = reads || record.was_read;
+                let was_read = is_access || record.was_read;
                 let record = Record { key, value: &value, was_read, ..record };
                 let draft = Draft::new(&self.log.format, record);
                 self.put(&mut shard, session, &draft)?;
@@ -186,26 +173,19 @@ impl Items {
     }
 
     /// Appends a value. S4: then the log has it, so the index may follow.
-    fn put(
-        &self,
-        shard: &mut Shard,
-        session: &mut Session,
-        draft: &Draft,
-    ) -> Result<()> {
-        let Record { key, value, exptime, cas, was_read, .. } = draft.record;
-        session.stored = (Record::default(), value.len());
+    fn put(&self, shard: &mut Shard, session: &mut Session, new: &Draft) -> Result<()> {
+        let Record { key, value, exptime, cas, was_read, .. } = new.record;
         if is_expired(exptime, session.now) {
             // All that it does is to end what was there.
-            session.wrote(self.remove(shard, key)?);
-            return Ok(());
+            return self.remove(shard, key).map(|place| session.wrote(place));
         }
-        let place = self.log.append_value(draft)?;
+        let place = self.log.append_value(new)?;
         let mut entry = Entry::new(place.start, value.len(), exptime);
         entry.access_at(session.now, was_read);
         shard.insert(key, entry);
         self.counts.total_items.fetch_add(1, Relaxed);
         let cas = if cas == 0 { place.start } else { cas };
-        session.stored.0 = Record { cas, exptime, ..Record::default() };
+        session.stored = (Record { cas, exptime, ..Record::default() }, value.len());
         session.wrote(place);
         Ok(())
     }

@@ -24,7 +24,7 @@
 //! - L3: after a failed write the same bytes are tried again at the same offset.
 //! - L4: a failed sync is final: nothing is appended after it, and nothing more is called
 //!   synced.
-//! - L5: once a file is seen to have lost its name, nothing is appended: the next start
+//! - L5: once a file is seen to have been removed, nothing is appended: the next start
 //!   would not find it.
 //! - L6: before anything is appended to the next file, the old one says after its end that
 //!   there is one, so that a copy made meanwhile does not lack it without a word.
@@ -41,6 +41,7 @@ use crate::store::record::{Draft, Format, HEADER_LEN, Header, Kind, Record};
 use std::fs::File;
 use std::io;
 use std::ops::Range;
+use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
@@ -87,6 +88,11 @@ impl Generation {
     pub fn name(&self) -> String {
         file_name(self.number)
     }
+
+    /// Whether no name leads to it any more.
+    fn is_removed(&self) -> bool {
+        self.file.metadata().is_ok_and(|it| it.nlink() == 0)
+    }
 }
 
 /// The name of the file of generation `number`.
@@ -116,8 +122,6 @@ struct Tail {
     /// How the last attempt to write `bytes` out failed, if it did: then an append tries again
     /// first, so that the tail does not grow.
     failed: Option<io::ErrorKind>,
-    /// L5: why appends fail: a file was not where it should be at the last check.
-    missing: Option<Error>,
     /// Length of the file, in bytes.
     file_len: u64,
 }
@@ -163,13 +167,8 @@ impl Log {
         now: u64,
     ) -> Log {
         let generation = generations[generations.len() - 1].clone();
-        let tail = Tail {
-            file_len: end - generation.base,
-            generation,
-            bytes: Vec::new(),
-            failed: None,
-            missing: None,
-        };
+        let (bytes, failed, file_len) = (Vec::new(), None, end - generation.base);
+        let tail = Tail { generation, bytes, failed, file_len };
         Log {
             disk,
             format,
@@ -229,9 +228,6 @@ impl Log {
     pub(crate) fn append(&self, draft: &Draft) -> Result<Range<u64>> {
         let mut tail = lock(&self.tail);
         self.check_sync()?;
-        if let Some(error) = &tail.missing {
-            return Err(error.clone());
-        }
         if tail.failed.is_some() || tail.bytes.len() >= TAIL_LIMIT {
             self.write_out(&mut tail)?;
         }
@@ -261,11 +257,9 @@ impl Log {
 
     /// Whether everything before `position` is as safe as the mode promises.
     pub(crate) fn is_committed(&self, position: u64) -> bool {
-        position
-            <= match self.mode {
-                SyncMode::Always => self.synced(),
-                SyncMode::EverySecond => self.written.load(Acquire),
-            }
+        let is_always = self.mode == SyncMode::Always;
+        let end = if is_always { &self.synced } else { &self.written };
+        position <= end.load(Acquire)
     }
 
     /// Writes out and syncs all that has been appended.
@@ -307,22 +301,12 @@ impl Log {
         if written < position { result } else { Ok(()) }
     }
 
-    /// L5: checks that all files are where they were. What was appended before such a
-    /// check has been written to the files, wherever they are.
+    /// L5: fails, and for good, if a file was removed.
     pub(crate) fn check_files(&self) -> Result<()> {
-        let missing = self.generations().iter().find_map(|generation| {
-            let error = self.still_names(generation).err()?;
-            let name = generation.name();
-            Some(Error::Write(format!(
-                "{name} is not where it was, nothing is written until it is back: {error}"
-            )))
-        });
-        lock(&self.tail).missing = missing.clone();
-        missing.map_or(Ok(()), Err)
-    }
-
-    fn still_names(&self, generation: &Generation) -> io::Result<()> {
-        self.disk.still_names(&generation.name(), &generation.file)
+        let removed = self.generations().into_iter().find(|it| it.is_removed());
+        let Some(removed) = removed else { return Ok(()) };
+        let why = format!("{} was removed", removed.name());
+        self.final_if_failed(Err(io::Error::other(why)))
     }
 
     /// L4: the kernel reports a lost write once and may then call the page clean: a second
@@ -335,10 +319,9 @@ impl Log {
     }
 
     fn check_sync(&self) -> Result<()> {
-        if self.sync_failed.load(Acquire) {
-            return Err(Error::Sync("an earlier sync or rename failed".into()));
-        }
-        Ok(())
+        let why = "an earlier sync failed, or a file is gone";
+        let has_failed = self.sync_failed.load(Acquire);
+        if has_failed { Err(Error::Sync(why.into())) } else { Ok(()) }
     }
 
     /// Writes the tail to its file. L3: after a failure the tail keeps its bytes and
@@ -358,11 +341,6 @@ impl Log {
         }
         let result = self.disk.write(file, &tail.bytes, offset);
         tail.failed = result.as_ref().err().map(io::Error::kind);
-        // Cut off what the failed write left: a start would copy it aside as a torn end,
-        // and a full disk has no space for that.
-        if tail.failed.is_some() && self.disk.set_len(file, offset).is_ok() {
-            tail.file_len = offset;
-        }
         result.map_err(write_error)?;
         self.written.store(written + tail.bytes.len() as u64, Release);
         tail.bytes.clear();
@@ -389,24 +367,18 @@ impl Log {
             return Ok(false);
         };
         let offset = position - generation.base;
-        match self.disk.read(&generation.file, buffer, offset) {
-            Ok(()) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                Err(self.damaged(position))
-            }
-            Err(error) => Err(Error::Read(error.to_string())),
-        }
+        let read = self.disk.read(&generation.file, buffer, offset);
+        let why = |error| format!("{} at offset {offset}: {error}", generation.name());
+        read.map(|()| true).map_err(|error| Error::Read(why(error)))
     }
 
     /// What a read says that finds no valid record at `position`.
     pub(crate) fn damaged(&self, position: u64) -> Error {
-        Error::Read(match self.generation_at(position) {
-            Some(generation) => {
-                let (file, offset) = (generation.name(), position - generation.base);
-                format!("the record in {file} at offset {offset} is damaged")
-            }
-            None => "its file has just been removed".into(),
-        })
+        let place = self.generation_at(position).map(|generation| {
+            format!("in {} at offset {}", generation.name(), position - generation.base)
+        });
+        let place = place.as_deref().unwrap_or("whose file has just been removed");
+        Error::Read(format!("the record {place} is damaged"))
     }
 
     fn generation_at(&self, position: u64) -> Option<Arc<Generation>> {
@@ -417,7 +389,6 @@ impl Log {
     /// C5: reserves so many bytes of the disk, until the file is dropped or the process
     /// ends: it has no name.
     pub(crate) fn reserve(&self, len: u64) -> Result<File> {
-        self.check_files()?;
         let reserved = self.disk.open(RESERVE, true).and_then(|file| {
             let reserved = self.disk.reserve(&file, len);
             self.disk.remove(RESERVE).and(reserved).map(|()| file)
@@ -440,12 +411,9 @@ impl Log {
         // The old file is safe before the new one has its name: a start finds either
         // no new file, or an old one that ends where the new one begins.
         self.final_if_failed(self.disk.sync(&old.file))?;
-        // C6, before and after each sync: it can take long.
-        self.still_names(&old).map_err(write_error)?;
         let number = old.number + 1;
         let header = Header { format: self.format, generation: number, base };
         let (file, temporary) = make_file(&*self.disk, &header).map_err(write_error)?;
-        self.still_names(&old).map_err(write_error)?;
         if let Err(error) = self.disk.rename(&temporary, &file_name(number)) {
             // If the temporary name is there to be removed, nothing was renamed.
             if self.disk.remove(&temporary).is_err() {
@@ -473,16 +441,11 @@ impl Log {
     /// was appended, which is all that was moved out of it, is made safe first.
     pub(crate) fn retire(&self, old: &Generation, now: u64) -> Result<()> {
         self.sync(now)?;
-        // In a directory that was put in the place of ours, the file of that name is
-        // another's.
-        self.check_files()?;
-        if let Err(error) = self.disk.remove(&old.name()) {
-            // A name that is gone all the same can't be removed again.
-            match self.still_names(old) {
-                Err(gone) if gone.kind() == io::ErrorKind::NotFound => {}
-                _ => return Err(write_error(error)),
-            }
-        }
+        let removed = self.disk.remove(&old.name());
+        // It may be gone all the same, and can't be removed again.
+        removed.or_else(|error| {
+            old.is_removed().then_some(()).ok_or(write_error(error))
+        })?;
         lock(&self.generations).retain(|generation| generation.number != old.number);
         // If it fails, the old name may come back beside those of the next rotation.
         self.final_if_failed(self.disk.sync_dir())

@@ -162,44 +162,36 @@ impl Header {
         bytes
     }
 
-    /// The format version of an undamaged header, ours or another.
-    pub(crate) fn version(bytes: &[u8]) -> Option<u64> {
-        let header = bytes.get(..HEADER_LEN)?;
-        let number = |from, to| IntOrder::Big.read(&header[from..to]);
-        let crc = u64::from(crc32(0, &header[..HEADER_CRC]));
-        let is_whole =
-            header.starts_with(MAGIC) && number(HEADER_CRC, HEADER_LEN) == crc;
-        is_whole.then(|| number(HEADER_VERSION, HEADER_KEY_SIZE))
-    }
-
-    /// Reads a header back, or says in a few words why these bytes are not one.
-    pub fn decode(bytes: &[u8]) -> Result<Header, String> {
-        match Header::version(bytes) {
-            Some(version) if version == FORMAT_VERSION.into() => {}
-            Some(version) => {
-                return Err(format!(
-                    "it has format version {version}, this program reads {FORMAT_VERSION}"
-                ));
-            }
-            None => return Err("its header is damaged, or it is another's file".into()),
-        }
+    /// Reads a header back: `None` if these bytes are none, or it is damaged. For one that
+    /// is not, and that this program does not read, the error says why in a few words.
+    pub fn decode(bytes: &[u8]) -> Result<Option<Header>, String> {
         let number = |from, to| IntOrder::Big.read(&bytes[from..to]);
-        let key_size = number(HEADER_KEY_SIZE, HEADER_INT_SIZE) as u16;
-        let int_size = bytes[HEADER_INT_SIZE];
-        let int_order = match bytes[HEADER_INT_ORDER] {
-            b'B' => IntOrder::Big,
-            _ => IntOrder::Little,
+        if bytes.len() < HEADER_LEN
+            || !bytes.starts_with(MAGIC)
+            || number(HEADER_CRC, HEADER_LEN) != crc32(0, &bytes[..HEADER_CRC]).into()
+        {
+            return Ok(None);
+        }
+        let version = number(HEADER_VERSION, HEADER_KEY_SIZE);
+        if version != FORMAT_VERSION.into() {
+            return Err(format!(
+                "it has format version {version}, this program reads {FORMAT_VERSION}"
+            ));
+        }
+        let is_big = bytes[HEADER_INT_ORDER] == b'B';
+        let format = Format {
+            key_size: number(HEADER_KEY_SIZE, HEADER_INT_SIZE) as u16,
+            int_size: bytes[HEADER_INT_SIZE],
+            int_order: if is_big { IntOrder::Big } else { IntOrder::Little },
         };
-        let format = Format { key_size, int_size, int_order };
         let generation = number(HEADER_GENERATION, HEADER_BASE);
         let base = number(HEADER_BASE, HEADER_CRC);
-        if key_size == 0 || !(1..=8).contains(&int_size) {
-            return Err(format!("its header has {format}"));
+        let is_possible = format.key_size > 0 && (1..=8).contains(&format.int_size);
+        if !is_possible || generation.max(base) > MAX_POSITION {
+            let has = format!("{format}, generation {generation}, base {base}");
+            return Err(format!("its header has {has}"));
         }
-        if generation > MAX_POSITION || base > MAX_POSITION {
-            return Err(format!("its header has generation {generation}, base {base}"));
-        }
-        Ok(Header { format, generation, base })
+        Ok(Some(Header { format, generation, base }))
     }
 }
 
@@ -290,17 +282,13 @@ impl Format {
         (size <= MAX_VALUE as u64).then_some(size + self.overhead() as u64)
     }
 
-    /// The `cas` that the record at the head of `bytes` states: of one that is no copy, its
-    /// own position. Nothing is proven by it. `bytes` holds at least [`Format::overhead`].
-    pub(crate) fn stated_cas(&self, bytes: &[u8]) -> u64 {
-        self.int_order.read(&bytes[CAS..SYNCED])
-    }
-
-    /// The `synced` that the record at the head of `bytes` states. Of a file's first
-    /// record it is the record's own position: the header before it is safe, and nothing
-    /// else is. Nothing is proven by it. `bytes` holds at least [`Format::overhead`].
-    pub(crate) fn stated_synced(&self, bytes: &[u8]) -> u64 {
-        self.int_order.read(&bytes[SYNCED..KEY_LEN])
+    /// The `cas` and the `synced` that the record at the head of `bytes` states. The first
+    /// is the position of a record that is no copy; the second that of the first record in a
+    /// file, since the header before it is safe, and nothing else is. Nothing is proven by
+    /// them. `bytes` holds at least [`Format::overhead`].
+    pub(crate) fn stated_places(&self, bytes: &[u8]) -> (u64, u64) {
+        let number = |from, to| self.int_order.read(&bytes[from..to]);
+        (number(CAS, SYNCED), number(SYNCED, KEY_LEN))
     }
 
     /// The record that `bytes` are, from first to last, if they were written for
@@ -435,7 +423,7 @@ mod tests {
                 assert_eq!(bytes.len(), format.record_len(5));
                 let read = Record { cas: 4096, synced: 40, ..record };
                 assert_eq!(format.decode(bytes, 4096), Some(read));
-                assert_eq!(format.stated_synced(bytes), 40);
+                assert_eq!(format.stated_places(bytes), (4096, 40));
             }
         }
     }
@@ -444,7 +432,7 @@ mod tests {
     fn a_header_reads_back_in_every_format() {
         for format in formats() {
             let header = Header { format, generation: 3, base: 1 << 40 };
-            assert_eq!(Header::decode(&header.encode()), Ok(header));
+            assert_eq!(Header::decode(&header.encode()), Ok(Some(header)));
         }
     }
 
@@ -453,7 +441,9 @@ mod tests {
         let format = Format::default();
         for (generation, base) in [(u64::MAX, 0), (1, u64::MAX - 60)] {
             let bytes = Header { format, generation, base }.encode();
-            let why = format!("its header has generation {generation}, base {base}");
+            let why = format!(
+                "its header has {format}, generation {generation}, base {base}"
+            );
             assert_eq!(Header::decode(&bytes), Err(why));
         }
     }
@@ -463,7 +453,7 @@ mod tests {
         let header = Header { format: Format::default(), generation: 1, base: 0 };
         let mut bytes = header.encode();
         IntOrder::Big.write(&mut bytes[HEADER_VERSION..HEADER_KEY_SIZE], 2);
-        assert!(Header::decode(&bytes).unwrap_err().contains("damaged"));
+        assert_eq!(Header::decode(&bytes), Ok(None));
         let crc = crc32(0, &bytes[..HEADER_CRC]);
         IntOrder::Big.write(&mut bytes[HEADER_CRC..], crc.into());
         assert!(Header::decode(&bytes).unwrap_err().contains("format version 2,"));
@@ -501,7 +491,7 @@ mod tests {
         }
         for bit in 0..header.len() * 8 {
             header[bit / 8] ^= 1 << (bit % 8);
-            assert!(Header::decode(&header).is_err(), "bit {bit}");
+            assert_eq!(Header::decode(&header), Ok(None), "bit {bit}");
             header[bit / 8] ^= 1 << (bit % 8);
         }
     }

@@ -33,13 +33,12 @@ use crate::store::disk::{Disk, LOCK_NAME};
 use crate::store::error::{Error, Result};
 use crate::store::index::{Entry, Index, is_expired};
 use crate::store::log::{Generation, file_name};
-use crate::store::record::{FORMAT_VERSION, Format, HEADER_LEN, Header, IntOrder};
-use crate::store::record::{Kind, MAX_POSITION, Record};
+use crate::store::record::{Format, HEADER_LEN, Header, IntOrder, Kind};
+use crate::store::record::{MAX_POSITION, Record};
 use crate::store::walk::{Records, Step};
 use crate::warn;
 use std::fmt;
-use std::fs::File;
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Read};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
@@ -74,9 +73,7 @@ pub struct Surveyed {
     pub len: u64,
     /// The valid records in it.
     pub records: u64,
-    /// Why its header can't be read, if it can't.
-    pub bad_header: Option<String>,
-    /// Where in the file there is no valid record, in bytes.
+    /// Where in the file there is no valid record, in bytes; from 0 on, no valid header.
     pub damage: Vec<Range<u64>>,
     /// R1: a torn end, from the first damage on. Otherwise R2 holds for all of it.
     pub torn: Option<Range<u64>>,
@@ -96,9 +93,13 @@ impl Surveyed {
         self.generation.base + self.len.max(HEADER_LEN as u64)
     }
 
+    fn has_header(&self) -> bool {
+        self.damage.first().is_none_or(|range| range.start > 0)
+    }
+
     /// Whether nothing that once was safe is damaged.
     fn is_sound(&self) -> bool {
-        self.bad_header.is_none() && (self.damage.is_empty() || self.torn.is_some())
+        self.damage.is_empty() || self.torn.is_some()
     }
 
     /// A line for each thing that is wrong.
@@ -108,14 +109,12 @@ impl Surveyed {
             let (start, len) = (range.start, range.end - range.start);
             format!("{name}: {what} at offset {start}: {len} bytes")
         };
-        let header = self.bad_header.iter().map(|why| format!("{name}: {why}"));
-        let damage = match &self.torn {
+        match &self.torn {
             Some(torn) => {
                 vec![at("a torn end", torn) + ", not known to have been synced"]
             }
             None => self.damage.iter().map(|range| at("damaged", range)).collect(),
-        };
-        header.chain(damage).collect()
+        }
     }
 }
 
@@ -218,13 +217,11 @@ pub fn survey(
             each(position, record)
         })?;
     }
-    if let Some(Surveyed { generation, bad_header: Some(why), .. }) = files.first()
-        && files.iter().all(|file| file.records == 0 && file.bad_header.is_some())
-    {
-        let name = generation.name();
-        return Err(Error::Open(format!(
-            "{name}: {why}, and there is no record in it; choose another --data"
-        )));
+    let is_other = |file: &Surveyed| file.records == 0 && !file.has_header();
+    if !files.is_empty() && files.iter().all(is_other) {
+        let why = "neither a header nor a record in it can be read";
+        let name = files[0].generation.name();
+        return Err(Error::Open(format!("{name}: {why}; choose another --data")));
     }
     let rest = disk.list()?.into_iter().find(|name| rest_of(name).is_some());
     let rest = rest.map(|rest| format!("{rest} is left by an interrupted start"));
@@ -243,24 +240,27 @@ pub(crate) fn numbers(disk: &dyn Disk) -> io::Result<Vec<u64>> {
 /// Fails in a directory of somebody else's, one that has files in it and none of ours, and in
 /// one that has lost its data: the lock file has a pid as soon as there is some.
 pub(crate) fn require_ours(disk: &dyn Disk) -> Result<()> {
-    let names = disk.list()?;
-    if names.iter().any(|name| number_of(name).is_some()) {
-        return Ok(());
+    let (names, mut lock) = (disk.list()?, Vec::new());
+    let has = |is_such: &dyn Fn(&str) -> bool| names.iter().any(|name| is_such(name));
+    if has(&|name| name == LOCK_NAME) {
+        disk.open(LOCK_NAME, false)?.take(32).read_to_end(&mut lock)?;
     }
+    let pid = String::from_utf8_lossy(&lock);
     // Also what an interrupted start has left, or a repair keeps: `0000000001.kv.tmp`.
-    let is_ours = |name: &String| name.get(..13).and_then(number_of).is_some();
+    let is_ours = |name: &str| name.get(..13).and_then(number_of).is_some();
     // A file system of its own begins with that.
-    let other = names.iter().find(|name| *name != LOCK_NAME && *name != "lost+found");
-    let lock = disk.open(LOCK_NAME, false).and_then(|lock| lock.metadata());
-    Err(Error::Open(match other {
-        Some(name) if !names.iter().any(is_ours) => {
+    let is_other = |name: &&String| *name != LOCK_NAME && *name != "lost+found";
+    Err(Error::Open(match names.iter().find(is_other) {
+        _ if !pid.is_empty() && pid.trim_end().parse::<u32>().is_err() => {
+            "the file `lock` in it is not ours; choose another --data".into()
+        }
+        _ if has(&|name| number_of(name).is_some()) => return Ok(()),
+        Some(name) if !has(&is_ours) => {
             format!("it has {name} in it, and no data file; choose another --data")
         }
-        _ if lock.is_ok_and(|lock| lock.len() > 0) => {
-            "its data files are missing; put them back, or remove the file `lock` as well"
-                .into()
-        }
-        _ => return Ok(()),
+        _ if pid.is_empty() => return Ok(()),
+        _ => "its data files are missing; put them back, or remove the file `lock` as well"
+            .into(),
     }))
 }
 
@@ -283,17 +283,18 @@ pub(crate) fn rest_of(name: &str) -> Option<(&str, u64)> {
 
 /// The data files in the order of their positions, of which nothing but the headers has
 /// been read, and the format of all.
-pub(crate) fn open_files(
-    disk: &dyn Disk,
-    settings: &Settings,
-) -> Result<(Vec<Surveyed>, Format)> {
+fn open_files(disk: &dyn Disk, settings: &Settings) -> Result<(Vec<Surveyed>, Format)> {
     let (mut opened, mut format) = (Vec::new(), None);
     for number in numbers(disk)? {
-        let name = file_name(number);
+        let (name, mut header) = (file_name(number), [0; HEADER_LEN]);
         let file = disk.open(&name, false)?;
         let len = file.metadata()?.len();
-        let header = header_of(disk, &file, &name, len)?;
-        if let Ok(Header { format: has, .. }) = header {
+        if len >= HEADER_LEN as u64 {
+            disk.read(&file, &mut header, 0)?;
+        }
+        let unread = |why| Error::Open(format!("{name}: {why}; choose another --data"));
+        let header = Header::decode(&header).map_err(unread)?;
+        if let Some(Header { format: has, .. }) = header {
             let asked = settings.over(*format.get_or_insert(has));
             if asked != has {
                 return Err(Error::Open(format!(
@@ -302,22 +303,16 @@ pub(crate) fn open_files(
                 )));
             }
         }
-        // A file that was renamed begins where its header says all the same.
-        let base = header.as_ref().ok().map(|header| header.base);
-        let bad_header = match header {
-            Ok(Header { generation, .. }) if generation == number => None,
-            Ok(Header { generation, .. }) => {
-                Some(format!("its header says generation {generation}"))
-            }
-            Err(why) => Some(why),
-        };
-        opened.push((Generation { number, base: 0, file }, len, base, bad_header));
+        opened.push((Generation { number, base: 0, file }, len, header));
     }
     let format = format.unwrap_or_else(|| settings.over(Format::default()));
     let mut files: Vec<Surveyed> = Vec::new();
-    for (mut generation, len, base, bad_header) in opened {
-        generation.base = match base {
-            Some(base) => base,
+    for (mut generation, len, header) in opened {
+        // A file that was renamed begins where its header says all the same.
+        let is_good = header.is_some_and(|it| it.generation == generation.number);
+        let header_damage = (!is_good).then_some(0..HEADER_LEN as u64);
+        generation.base = match header {
+            Some(header) => header.base,
             None => stated_base(disk, &format, &generation, len)?
                 .or(files.last().map(Surveyed::end))
                 .unwrap_or(0),
@@ -327,8 +322,7 @@ pub(crate) fn open_files(
             generation,
             len,
             records: 0,
-            bad_header,
-            damage: Vec::new(),
+            damage: header_damage.into_iter().collect(),
             torn: None,
             intact_end: start,
             synced: start,
@@ -338,27 +332,6 @@ pub(crate) fn open_files(
     }
     files.sort_by_key(|file| file.generation.base);
     Ok((files, format))
-}
-
-/// A file's header, or why it can't be read. One of another version is an error.
-fn header_of(
-    disk: &dyn Disk,
-    file: &File,
-    name: &str,
-    len: u64,
-) -> Result<std::result::Result<Header, String>> {
-    let mut bytes = [0; HEADER_LEN];
-    if len < HEADER_LEN as u64 {
-        return Ok(Err("it is shorter than a header".into()));
-    }
-    disk.read(file, &mut bytes, 0)?;
-    let header = Header::decode(&bytes);
-    match (&header, Header::version(&bytes)) {
-        (Err(why), Some(version)) if version != FORMAT_VERSION.into() => {
-            Err(Error::Open(format!("{name}: {why}; choose another --data")))
-        }
-        _ => Ok(header),
-    }
 }
 
 /// The base that a file's first record states, if it can be one.
@@ -373,7 +346,7 @@ fn stated_base(
         return Ok(None);
     }
     disk.read(&generation.file, &mut head, HEADER_LEN as u64)?;
-    let base = format.stated_synced(&head).checked_sub(HEADER_LEN as u64);
+    let base = format.stated_places(&head).1.checked_sub(HEADER_LEN as u64);
     Ok(base.filter(|base| *base < MAX_POSITION))
 }
 
@@ -388,7 +361,7 @@ fn read(
 ) -> Result<()> {
     let (base, end) = (file.generation.base, file.end());
     let mut records = Records::new(disk, format, &file.generation, end);
-    let mut was_safe = !is_newest;
+    let mut was_safe = !is_newest || !file.has_header();
     // Where the zeros begin with which the file ends.
     let mut data_end = HEADER_LEN as u64;
     let mut next_progress = Instant::now() + Duration::from_secs(1);
@@ -450,30 +423,21 @@ fn show_progress(file: &Surveyed, position: u64) {
 
 /// Why the files are not one whole log, if they are not.
 fn gap(files: &[Surveyed]) -> Option<String> {
-    let oldest = files.first()?;
-    let is_continued = match files {
-        [old, new] => {
-            let (end, next) = (old.generation.base + old.len, &new.generation);
-            (end, old.generation.number + 1) == (next.base, next.number)
-        }
-        _ => files.len() == 1,
-    };
-    if !is_continued {
+    let (oldest, newest) = (files.first()?, files.last()?);
+    let [old, new] = [oldest, newest].map(|file| &file.generation);
+    let is_pair = (new.number, new.base) == (old.number + 1, old.base + oldest.len)
+        && files.len() == 2;
+    if files.len() > 1 && !is_pair {
         let names: Vec<String> = files.iter().map(|it| it.generation.name()).collect();
         return Some(format!("{} do not continue one another", names.join(" and ")));
     }
-    let newest = &files[files.len() - 1];
     if newest.is_continued {
-        let (missing, name) = (newest.generation.number + 1, newest.generation.name());
-        return Some(format!(
-            "{} is missing, which follows {name}",
-            file_name(missing)
-        ));
+        let missing = file_name(new.number + 1);
+        return Some(format!("{missing} is missing, which follows {}", new.name()));
     }
     // Damage may hide the record that says so; then the damage is what is reported.
-    let (number, name) = (oldest.generation.number, oldest.generation.name());
-    (number > 1 && oldest.is_sound() && !oldest.is_complete).then(|| {
-        let missing = file_name(number - 1);
+    (old.number > 1 && oldest.is_sound() && !oldest.is_complete).then(|| {
+        let (missing, name) = (file_name(old.number - 1), old.name());
         format!("{missing} is missing, and {name} does not have all that was in it")
     })
 }

@@ -92,7 +92,7 @@ impl<'a> Records<'a> {
         if position < self.torn || rest.len() < self.format.overhead() {
             return Ok(false);
         }
-        let place = self.format.stated_cas(rest);
+        let (place, _) = self.format.stated_places(rest);
         let offset = (position - self.generation.base) as usize;
         let mut page = rest.iter().take(PAGE - offset % PAGE);
         let is_start = self.torn == 0 || position == self.torn;

@@ -38,7 +38,6 @@ use std::thread::{self, ThreadId};
 pub enum Call {
     List,
     Open,
-    Check,
     Read,
     Write,
     Sync,
@@ -54,7 +53,6 @@ impl Call {
     pub const ALL: &'static [Call] = &[
         Call::List,
         Call::Open,
-        Call::Check,
         Call::Read,
         Call::Write,
         Call::Sync,
@@ -510,11 +508,6 @@ impl Disk for Faulty {
         Ok(file)
     }
 
-    fn still_names(&self, name: &str, file: &File) -> io::Result<()> {
-        drop(self.begin(Call::Check, Some(file), (0, 0))?);
-        self.shared.directory.still_names(name, file)
-    }
-
     fn read(&self, file: &File, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         let at = (offset, buffer.len() as u64);
         let (state, _, verdict) = self.begin(Call::Read, Some(file), at)?;
@@ -746,7 +739,7 @@ pub fn written(bytes: &[u8]) -> &[u8] {
 
 /// The records of a file all of which are good.
 pub fn records(bytes: &[u8]) -> Vec<Found> {
-    let header = Header::decode(bytes).unwrap();
+    let header = Header::decode(bytes).unwrap().unwrap();
     let format: Format = header.format;
     let mut found = Vec::new();
     let mut start = HEADER_LEN;

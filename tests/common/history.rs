@@ -105,7 +105,7 @@ impl Writer {
         self.set(b"a", 0, 0, b"new");
         self.set(b"ab", 7, 0, b"");
         // A record that would be valid one byte further on.
-        let format = Header::decode(&first).unwrap().format;
+        let format = Header::decode(&first).unwrap().unwrap().format;
         let place = self.store.figure("log_end") + format.overhead() as u64;
         let mut inner = Vec::new();
         let evil = Record { key: b"evil", value: b"evil", ..Record::default() };
@@ -136,7 +136,8 @@ pub fn options() -> Options {
 pub fn written_files(directory: &TempDir) -> Files {
     let mut files = files(directory.path());
     files.values_mut().for_each(|bytes| bytes.truncate(written(bytes).len()));
-    let base = files.get(SECOND).map(|bytes| Header::decode(bytes).unwrap().base);
+    let base =
+        files.get(SECOND).map(|bytes| Header::decode(bytes).unwrap().unwrap().base);
     if let Some((base, first)) = base.zip(files.get_mut(FIRST)) {
         first.truncate(base as usize);
     }

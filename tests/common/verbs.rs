@@ -1,6 +1,6 @@
 //! The verbs of the store as methods, for tests that use many of them.
 
-use memcached_lite::store::{Answer, Result, Session, Store, Update, Verb};
+use memcached_lite::store::{Answer, Record, Result, Session, Store, Update, Verb};
 
 /// See the top of this file. Exptimes are as on the wire.
 pub trait Verbs {
@@ -101,6 +101,13 @@ pub trait Verbs {
         self.change(session, Update { verb, key, ..Update::default() })
     }
 
+    fn get_and_touch<'s>(
+        &self,
+        session: &'s mut Session,
+        key: &[u8],
+        exptime: i64,
+    ) -> Result<Option<Record<'s>>>;
+
     /// Makes all safe that the session's answers depend on.
     fn settle(&self, session: &Session) -> Result<()>;
 }
@@ -108,6 +115,16 @@ pub trait Verbs {
 impl Verbs for Store {
     fn change(&self, session: &mut Session, update: Update) -> Result<Answer> {
         self.execute(session, &update)
+    }
+
+    fn get_and_touch<'s>(
+        &self,
+        session: &'s mut Session,
+        key: &[u8],
+        exptime: i64,
+    ) -> Result<Option<Record<'s>>> {
+        let answer = self.touch(session, key, exptime)?;
+        Ok((answer == Answer::Touched).then(|| self.touched(session)))
     }
 
     fn settle(&self, session: &Session) -> Result<()> {
