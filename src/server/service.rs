@@ -96,34 +96,27 @@ impl Context {
                 dialect.write_reply(&Reply::End, out);
                 return None;
             };
-            let Context { shared, session, worker } = self;
-            let (store, it) = (&shared.store, &shared.counters[*worker]);
             let found = match exptime {
-                None => store.get(session, key),
+                None => self.shared.store.get(&mut self.session, key),
                 Some(exptime) => {
                     let verb = Verb::Touch;
                     let touch = Update { verb, key, exptime, ..Update::default() };
-                    let answer = store.execute(session, &touch);
-                    let item =
-                        |it| (it == Answer::Touched).then(|| store.touched(session));
-                    answer.map(item)
+                    let is_there = self.update(&touch).map(|it| it == Answer::Touched);
+                    let item = || self.shared.store.touched(&self.session);
+                    is_there.map(|is_there| is_there.then(item))
                 }
             };
-            let [asked, hits, misses] = match exptime {
-                None => [&it.cmd_get, &it.get_hits, &it.get_misses],
-                Some(_) => [&it.cmd_touch, &it.touch_hits, &it.touch_misses],
-            };
-            asked.add(1);
+            if exptime.is_none() {
+                let it = &self.shared.counters[self.worker];
+                it.cmd_get.add(1);
+                let is_hit = matches!(found, Ok(Some(_)));
+                if is_hit { &it.get_hits } else { &it.get_misses }.add(1);
+            }
             let written = match found {
                 Ok(Some(Record { flags, cas, value, .. })) => {
-                    hits.add(1);
-                    let unique = unique.then_some(cas);
-                    dialect.write_value(out, key, flags, unique, value)
+                    dialect.write_value(out, key, flags, unique.then_some(cas), value)
                 }
-                Ok(None) => {
-                    misses.add(1);
-                    dialect.write_miss(out, key)
-                }
+                Ok(None) => dialect.write_miss(out, key),
                 Err(error) => Err(error.to_string()),
             };
             if let Err(why) = written {
@@ -219,22 +212,21 @@ impl Context {
             _ => counters.cmd_set.add(1),
         }
         let answer = shared.store.execute(session, update)?;
-        let counter = match (update.verb, answer) {
-            (Verb::Cas, Answer::Stored) => &counters.cas_hits,
-            (Verb::Cas, Answer::Exists) => &counters.cas_badval,
-            (Verb::Cas, _) => &counters.cas_misses,
-            (Verb::Delete, Answer::Deleted) => &counters.delete_hits,
-            (Verb::Delete, _) => &counters.delete_misses,
-            (Verb::Touch, Answer::Touched) => &counters.touch_hits,
-            (Verb::Touch, _) => &counters.touch_misses,
-            (Verb::Get, _) if session.found.is_some() => &counters.get_hits,
-            (Verb::Get, _) => &counters.get_misses,
-            (Verb::Incr, Answer::Number(_)) => &counters.incr_hits,
-            (Verb::Incr, Answer::NotFound) => &counters.incr_misses,
-            (Verb::Decr, Answer::Number(_)) => &counters.decr_hits,
-            (Verb::Decr, Answer::NotFound) => &counters.decr_misses,
+        let [hits, misses] = match update.verb {
+            Verb::Cas if answer == Answer::Exists => [&counters.cas_badval; 2],
+            // The item was there, and was left as it is.
+            _ if matches!(answer, Answer::Exists | Answer::NotNumeric) => {
+                return Ok(answer);
+            }
+            Verb::Cas => [&counters.cas_hits, &counters.cas_misses],
+            Verb::Delete => [&counters.delete_hits, &counters.delete_misses],
+            Verb::Touch => [&counters.touch_hits, &counters.touch_misses],
+            Verb::Get => [&counters.get_hits, &counters.get_misses],
+            Verb::Incr => [&counters.incr_hits, &counters.incr_misses],
+            Verb::Decr => [&counters.decr_hits, &counters.decr_misses],
             _ => return Ok(answer),
         };
+        let counter = if session.found.is_some() { hits } else { misses };
         counter.add(1);
         Ok(answer)
     }
