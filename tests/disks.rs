@@ -306,7 +306,8 @@ fn after_a_sync_that_failed_on_ext4_a_restart_loses_nothing_that_it_acknowledges
         if mode == "always" {
             assert!(failed.expect("no sync fails").to_string().contains("No space"));
         } else {
-            until(|| set(&mut client(&server), 3).is_err());
+            // Short ones: a start needs space for a copy of all that was never synced.
+            until(|| client(&server).set("short", "x", 0, 0).is_err());
         }
         assert!(ext4.run("rm ram/ballast"));
         server.kill();

@@ -126,10 +126,10 @@ impl Directory {
             Err(TryLockError::Error(error)) => format!("it can't be locked: {error}"),
             Err(TryLockError::WouldBlock) => {
                 let pid = fs::read_to_string(self.path.join(LOCK_NAME));
-                let pid =
-                    pid.as_deref().map_or("whose lock file was removed", str::trim_end);
+                let owner = pid.map(|pid| format!("process {}", pid.trim_end()));
+                let owner = owner.as_deref().unwrap_or("another process");
                 let what = "stop that server or choose another --data";
-                format!("process {pid} is using it; {what}")
+                format!("{owner} is using it; {what}")
             }
         }))
     }

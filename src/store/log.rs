@@ -441,11 +441,12 @@ impl Log {
     /// was appended, which is all that was moved out of it, is made safe first.
     pub(crate) fn retire(&self, old: &Generation, now: u64) -> Result<()> {
         self.sync(now)?;
-        let removed = self.disk.remove(&old.name());
-        // It may be gone all the same, and can't be removed again.
-        removed.or_else(|error| {
-            old.is_removed().then_some(()).ok_or(write_error(error))
-        })?;
+        // It may be gone although that fails, and can't be removed again.
+        if let Err(error) = self.disk.remove(&old.name())
+            && !old.is_removed()
+        {
+            return Err(write_error(error));
+        }
         lock(&self.generations).retain(|generation| generation.number != old.number);
         // If it fails, the old name may come back beside those of the next rotation.
         self.final_if_failed(self.disk.sync_dir())
