@@ -214,7 +214,7 @@ impl Store {
     ) -> Result<(Store, Option<String>)> {
         let directory = Arc::new(Directory::create(path)?);
         directory.lock()?;
-        survey::require_ours(&*directory)?;
+        survey::require_ours(&directory)?;
         let opened = Store::on_disk(directory.clone(), options, now)?;
         directory.sign();
         Ok(opened)
@@ -230,15 +230,13 @@ impl Store {
         let (log, index, torn) = recover(disk, &settings, sync_mode, now)?;
         let format = log.format;
         let items = Items { log, index, counts: Counts::default() };
-        let max_value = usize::try_from(format.max_value()).unwrap_or(usize::MAX);
         let limits = Limits {
             key_size: format.key_size.into(),
-            max_value: max_value.min(max_item_size),
+            max_value: format.max_value().min(max_item_size as u64) as usize,
             max_item_size,
         };
         let (data_limit, compaction) = (data_limit.into(), Compaction::default());
-        let store = Store { sync_mode, format, limits, data_limit, items, compaction };
-        Ok((store, torn))
+        Ok((Store { sync_mode, format, limits, data_limit, items, compaction }, torn))
     }
 
     /// The item under `key`, read into the session.
@@ -263,10 +261,9 @@ impl Store {
 
     /// Changes one item: what each verb means.
     pub fn execute(&self, session: &mut Session, update: &Update) -> Result<Answer> {
-        let Update { verb, key, flags, value, unique, .. } = *update;
+        let Update { verb, key, flags, value, unique: cas, .. } = *update;
         let (now, exptime) = (session.now, expiry(update.exptime, session.now));
-        let new =
-            Record { flags, exptime, key, value, cas: unique, ..Record::default() };
+        let new = Record { flags, exptime, key, value, cas, ..Record::default() };
         session.stored = (Record::default(), value.len());
         if verb == Verb::Set {
             return self.items.set(session, new).map(|()| Answer::Stored);
@@ -389,7 +386,7 @@ impl Store {
     /// counted, and compaction runs if it is due. `clock` gives Unix seconds.
     pub fn maintain(&self, clock: &dyn Fn() -> u64) -> Result<()> {
         let mut session = Session::at(clock());
-        // Files that have gone are synced all the same: they may come back.
+        // Files that have gone are synced all the same: a person may still have them.
         let synced = self.items.log.sync(session.now);
         self.items.log.check_files()?;
         let flushed = synced.and_then(|()| self.items.flush_if_due(&mut session));
@@ -494,7 +491,7 @@ fn vivify<'v>(update: &Update, now: u64, new: Record<'v>) -> (Change<'v>, Answer
         (Replace | Append | Prepend, _) => return (Change::Keep, NotStored),
         _ => return (Change::Keep, NotFound),
     };
-    let vivified = update.vivify.filter(|_| !update.renews);
+    let vivified = update.vivify.filter(|_| update.verb != Add && !update.renews);
     let exptime = vivified.map_or(new.exptime, |exptime| expiry(exptime, now));
     let made = Record { exptime, win_sent: answer == Won, ..new };
     (Change::Put(made, new.value.into()), answer)

@@ -180,7 +180,8 @@ fn the_figures_tell_of_the_last_compaction() {
         t.put("k", b"value");
         let now = Cell::new(NOW);
         t.store.compact(&|| now.replace(now.get() + count)).unwrap();
-        assert_eq!(figures(), [count, count, t.store.figure("bytes")]);
+        // The clock is read when the walk begins, and after its end.
+        assert_eq!(figures(), [count, 2 * count, t.store.figure("bytes")]);
     }
 }
 

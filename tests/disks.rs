@@ -482,13 +482,17 @@ fn a_directory_that_is_moved_is_written_to_where_it_is() {
 
 #[test]
 fn a_data_file_that_is_removed_stops_writes() {
-    // L5
-    let data = TempDir::new();
-    let server = start_merged(data.path());
-    let mut one = client(&server);
-    one.set(key(0), value(0), 0, 0).expect("all is well");
-    fs::remove_file(data.path().join("0000000001.kv")).expect("removed");
-    server.wait_for_line("0000000001.kv was removed", REPLY_TIMEOUT);
-    check_writes_fail(&mut one, "an earlier sync failed, or a file is gone");
-    check_all_there(&mut one, 1);
+    // L5. Or it is moved, or a copy is put in its place.
+    for lose in ["rm $0", "mv $0 moved", "cp $0 copy && mv copy $0"] {
+        let data = TempDir::new();
+        let server = start_merged(data.path());
+        let mut one = client(&server);
+        one.set(key(0), value(0), 0, 0).expect("all is well");
+        let mut sh = Command::new("sh");
+        sh.args(["-c", lose, "0000000001.kv"]).current_dir(data.path());
+        assert!(sh.status().is_ok_and(|status| status.success()), "{lose}");
+        server.wait_for_line("0000000001.kv is not where it was", REPLY_TIMEOUT);
+        check_writes_fail(&mut one, "an earlier sync failed, or a file is gone");
+        check_all_there(&mut one, 1);
+    }
 }

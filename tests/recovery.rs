@@ -640,8 +640,8 @@ fn a_full_disk_can_be_started_on() {
     put_files(directory.path(), &files);
     let disk = Faulty::new(directory.path());
     for _ in 0..2 {
-        // After that of the log, no file can be made.
-        disk.fail(&[Call::Open], 1, How::Full);
+        // After those of the log, for its header and for all, no file can be made.
+        disk.fail(&[Call::Open], 2, How::Full);
         let said = check_contents(&disk, &models[models.len() - 2]);
         assert!(said.is_none_or(|said| said.contains("the disk is full")));
     }

@@ -135,6 +135,10 @@ fn every_flipped_bit_is_named_and_costs_at_most_its_record() {
     for name in [FIRST, SECOND] {
         let all = records(&good[name]);
         let mut damaged = good.clone();
+        put_files(directory.path(), &damaged);
+        let sound = check(&Faulty::new(directory.path())).unwrap().to_string();
+        let live = sound.lines().find(|line| line.contains("live keys")).unwrap();
+        let live = live.to_owned();
         for bit in 0..good[name].len() * 8 {
             let byte = bit / 8;
             damaged.get_mut(name).unwrap()[byte] ^= 1 << (bit % 8);
@@ -149,6 +153,7 @@ fn every_flipped_bit_is_named_and_costs_at_most_its_record() {
             let Some(place) = all.iter().position(hit) else {
                 assert_eq!(damage[..], [range(0, HEADER_LEN)], "bit {bit} of {name}");
                 assert!(byte < HEADER_LEN && !found.is_sound());
+                assert!(found.to_string().contains(&live), "{found}");
                 assert_eq!((*records as usize, torn), (all.len(), &None));
                 assert_eq!(found.problems().len(), 1);
                 damaged.get_mut(name).unwrap()[byte] ^= 1 << (bit % 8);
@@ -329,6 +334,19 @@ fn what_shows_no_header_and_no_record_is_not_ours() {
         }
         assert_eq!(files(directory.path()), foreign);
     }
+}
+
+#[test]
+fn a_repair_leaves_a_lock_file_of_somebody_elses_alone() {
+    let directory = TempDir::new();
+    let mut damaged = few_records();
+    damaged.get_mut(FIRST).unwrap()[0] ^= 1;
+    damaged.insert("lock".into(), b"a diary".to_vec());
+    put_files(directory.path(), &damaged);
+    let (said, code) = run("--repair", directory.path());
+    assert!(said.contains("the file `lock` in it is not ours"), "{said}");
+    assert_eq!(code, Some(1));
+    assert_eq!(files(directory.path()), damaged);
 }
 
 #[test]
@@ -759,8 +777,8 @@ fn a_check_says_what_is_there() {
     let [first, second] = &all.collect::<Vec<_>>()[..] else { panic!() };
     let (len, base) = (damaged[FIRST].len(), damaged[SECOND].len());
     let sound = format!(
-        "{FIRST}: generation 1, {len} bytes from position 0, 4 records\n\
-         {SECOND}: generation 2, {base} bytes from position {len}, 6 records\n\
+        "{FIRST}: {len} bytes from position 0, 4 records\n\
+         {SECOND}: {base} bytes from position {len}, 6 records\n\
          10 records, 3 live keys in 136 bytes\n\
          nothing that was safe is damaged\n"
     );

@@ -709,6 +709,7 @@ fn a_start_on_a_file_that_is_not_ours_fails_and_creates_or_changes_nothing() {
     for foreign in [notes, vec![], vec![0; 100], newer] {
         let directory = TempDir::new();
         fs::write(directory.path().join(FIRST), foreign).unwrap();
+        fs::write(directory.path().join(format!("{FIRST}.rest-5")), b"more").unwrap();
         let before = files(directory.path());
         let error = Store::open(directory.path(), &Options::default(), NOW).err();
         let said = error.as_ref().map(ToString::to_string).unwrap();
@@ -721,7 +722,13 @@ fn a_start_on_a_file_that_is_not_ours_fails_and_creates_or_changes_nothing() {
 
 #[test]
 fn a_directory_of_somebody_elses_files_is_left_as_it_is_and_they_are_named() {
-    for names in [&["notes"][..], &["1.kv"], &["0000000001.txt"], &["lock", "notes"]] {
+    for names in [
+        &["notes"][..],
+        &["1.kv"],
+        &["0000000001.txt"],
+        &["18446744073709551615.kv"],
+        &["lock", "notes"],
+    ] {
         let directory = TempDir::new();
         for name in names {
             fs::write(directory.path().join(name), b"123\n").unwrap();

@@ -96,27 +96,34 @@ impl Context {
                 dialect.write_reply(&Reply::End, out);
                 return None;
             };
+            let Context { shared, session, worker } = self;
+            let (store, it) = (&shared.store, &shared.counters[*worker]);
             let found = match exptime {
-                None => self.shared.store.get(&mut self.session, key),
+                None => store.get(session, key),
                 Some(exptime) => {
                     let verb = Verb::Touch;
                     let touch = Update { verb, key, exptime, ..Update::default() };
-                    let is_there = self.update(&touch).map(|it| it == Answer::Touched);
-                    let item = || self.shared.store.touched(&self.session);
-                    is_there.map(|is_there| is_there.then(item))
+                    let answer = store.execute(session, &touch);
+                    let item =
+                        |it| (it == Answer::Touched).then(|| store.touched(session));
+                    answer.map(item)
                 }
             };
-            if exptime.is_none() {
-                let it = &self.shared.counters[self.worker];
-                it.cmd_get.add(1);
-                let is_hit = matches!(found, Ok(Some(_)));
-                if is_hit { &it.get_hits } else { &it.get_misses }.add(1);
-            }
+            let [asked, hits, misses] = match exptime {
+                None => [&it.cmd_get, &it.get_hits, &it.get_misses],
+                Some(_) => [&it.cmd_touch, &it.touch_hits, &it.touch_misses],
+            };
+            asked.add(1);
             let written = match found {
                 Ok(Some(Record { flags, cas, value, .. })) => {
-                    dialect.write_value(out, key, flags, unique.then_some(cas), value)
+                    hits.add(1);
+                    let unique = unique.then_some(cas);
+                    dialect.write_value(out, key, flags, unique, value)
                 }
-                Ok(None) => dialect.write_miss(out, key),
+                Ok(None) => {
+                    misses.add(1);
+                    dialect.write_miss(out, key)
+                }
                 Err(error) => Err(error.to_string()),
             };
             if let Err(why) = written {

@@ -11,7 +11,7 @@ use crate::os::unix_now;
 use crate::protocol::meta::word_of;
 use crate::store::disk::{Directory, Disk};
 use crate::store::repair::repair;
-use crate::store::survey::{numbers, survey};
+use crate::store::survey::{numbers, require_ours, survey};
 use crate::store::{Error, Options, Record, Result, Settings, Store, SyncMode};
 use crate::{print, warn};
 use std::io::{self, BufWriter, Write};
@@ -26,7 +26,6 @@ pub fn perform(tool: &str, data: &Path, settings: &Settings) -> Result<ExitCode>
         "check" | "dump" => Directory::read_only(data)?,
         _ => Directory::at(data)?,
     };
-    // Checked before the lock: no file is made where there are none of ours.
     if numbers(&directory)?.is_empty() {
         let why = "there is no data file in it; choose another --data";
         return Err(Error::Open(why.into()));
@@ -37,7 +36,7 @@ pub fn perform(tool: &str, data: &Path, settings: &Settings) -> Result<ExitCode>
     directory.lock()?;
     match tool {
         "repair" => {
-            directory.sign();
+            require_ours(&directory)?;
             let disk: Arc<dyn Disk> = Arc::new(directory);
             let repaired = repair(&disk, settings)?.map(|report| report.join("\n"));
             print(repaired.as_deref().unwrap_or("there is nothing to repair"));

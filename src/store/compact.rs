@@ -125,7 +125,7 @@ impl Compaction {
         items.flush(&mut session, |due| (due != 0).then_some(due))?;
         let generations = items.log.generations();
         let (old, end) = (&generations[0], generations[1].base);
-        let walked = walk(items, old, end, &mut session, clock, &mut reserve);
+        let walked = walk(items, old, end, clock, &mut reserve);
         if let Err(error @ Error::Read(_)) = &walked {
             self.stopped.get_or_init(|| error.clone());
             items.log.hold_back(false);
@@ -153,11 +153,10 @@ fn walk(
     items: &Items,
     old: &Generation,
     end: u64,
-    session: &mut Session,
     clock: Clock,
     reserve: &mut Option<Reserve>,
 ) -> Result<()> {
-    let mut copies = Copies::new();
+    let (mut copies, mut now) = (Copies::new(), clock());
     let mut batch_end = old.base + BATCH;
     let mut records = Records::new(&*items.log.disk, &items.log.format, old, end);
     for position in items.index.positions_before(end) {
@@ -166,7 +165,7 @@ fn walk(
         let Step::Record(_, record) = records.next().map_err(unread)? else {
             return Err(items.log.damaged(position));
         };
-        if let Some(copy) = items.copy(session.now, position, record)? {
+        if let Some(copy) = items.copy(now, position, record)? {
             // C5: this has its space now.
             if let Some((_, len)) = reserve {
                 *len = len.saturating_sub(copy.end - copy.start);
@@ -175,21 +174,21 @@ fn walk(
         }
         if records.position >= batch_end {
             batch_end = records.position + BATCH;
-            let before = session.now;
-            session.now = clock();
-            finish(items, &mut copies, session.now)?;
+            let before = now;
+            now = clock();
+            finish(items, &mut copies, now)?;
             if let Some((file, len)) = reserve {
                 let _ = items.log.disk.set_len(file, *len);
             }
             // What others write is synced each second also meanwhile, and a file that is
             // removed is noticed.
-            if session.now > before {
-                items.log.sync(session.now)?;
+            if now > before {
+                items.log.sync(now)?;
                 items.log.check_files()?;
             }
         }
     }
-    finish(items, &mut copies, session.now)
+    finish(items, &mut copies, now)
 }
 
 /// C2: commits the copies, then points the index at them.

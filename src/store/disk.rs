@@ -6,9 +6,9 @@
 //! [`Directory`], and no conditional compilation.
 //!
 //! A name is a file's name within the data directory, never a path, and never made of
-//! what a client sends; one that is a link is rejected: nothing here reaches outside. On
-//! Linux it is looked up in the directory that was opened, wherever that is moved: in
-//! another that is put in its place, files of these names are another's.
+//! what a client sends; one that is a link is rejected: nothing here reaches outside. Where
+//! the system has `/proc/self/fd`, it is looked up in the directory that was opened, wherever
+//! that is moved: in another that is put in its place, files of these names are another's.
 //!
 //! The calls promise what POSIX promises. A write is in the page cache and survives the
 //! process, not the machine; `sync` makes a file's bytes and length survive both; a new
@@ -17,7 +17,7 @@
 use crate::os::allocate;
 use crate::store::error::{Error, Result};
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -125,13 +125,23 @@ impl Directory {
             Ok(()) => return Ok(()),
             Err(TryLockError::Error(error)) => format!("it can't be locked: {error}"),
             Err(TryLockError::WouldBlock) => {
-                let pid = fs::read_to_string(self.path.join(LOCK_NAME));
-                let owner = pid.map(|pid| format!("process {}", pid.trim_end()));
-                let owner = owner.as_deref().unwrap_or("another process");
+                let pid = self.owner().unwrap_or_default().parse::<u32>();
+                let another = "another process".into();
+                let owner = pid.map_or(another, |pid| format!("process {pid}"));
                 let what = "stop that server or choose another --data";
                 format!("{owner} is using it; {what}")
             }
         }))
+    }
+
+    /// What the lock file says: a pid, or nothing, unless it is somebody else's file.
+    pub(crate) fn owner(&self) -> io::Result<String> {
+        let mut found = Vec::new();
+        match self.open(LOCK_NAME, false) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+            opened => opened?.take(32).read_to_end(&mut found)?,
+        };
+        Ok(String::from_utf8_lossy(&found).trim_end().into())
     }
 
     /// Writes our pid to the lock file, once there is a data file: so a copy in which there

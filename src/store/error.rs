@@ -9,10 +9,9 @@ use std::io;
 /// See the top of this file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Error {
-    /// The disk took no more bytes, or a data file is no longer where it was. Nothing
-    /// is lost; the next write tries again.
+    /// The disk took no more bytes. Nothing is lost; the next write tries again.
     Write(String),
-    /// A sync failed. What the kernel did with the bytes is unknown, so nothing is
+    /// A sync failed, or a data file is no longer where it was. What the kernel did with the bytes is unknown, so nothing is
     /// written until the store is opened anew.
     Sync(String),
     /// The disk would not return what was written to it, or returned something else.
@@ -26,9 +25,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
             Error::Write(why) => write!(f, "writing data failed: {why}"),
-            Error::Sync(why) => {
-                write!(f, "syncing data failed, restart the server: {why}")
-            }
+            Error::Sync(why) => write!(f, "syncing failed, restart the server: {why}"),
             Error::Read(why) => write!(f, "reading data failed: {why}"),
             Error::Open(why) => f.write_str(why),
         }

@@ -279,7 +279,7 @@ impl Items {
             return None;
         };
         let entry = *noted;
-        session.depend(self.end_of(entry));
+        session.depend(self.position(entry) + entry.len(&self.log.format));
         if !is_expired(entry.exptime.into(), session.now) {
             if reads {
                 noted.access_at(session.now, true);
@@ -295,10 +295,6 @@ impl Items {
 
     fn position(&self, entry: Entry) -> u64 {
         entry.position(self.log.synced())
-    }
-
-    fn end_of(&self, entry: Entry) -> u64 {
-        self.position(entry) + entry.len(&self.log.format)
     }
 
     /// Has a record in the session, verified when it is read (F1). False if its file is gone.

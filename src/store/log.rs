@@ -24,8 +24,8 @@
 //! - L3: after a failed write the same bytes are tried again at the same offset.
 //! - L4: a failed sync is final: nothing is appended after it, and nothing more is called
 //!   synced.
-//! - L5: once a file is seen to have been removed, nothing is appended: the next start
-//!   would not find it.
+//! - L5: once a file is seen to have lost its name, nothing is appended: the next start
+//!   would not find it. Before a name is changed, they are looked at.
 //! - L6: before anything is appended to the next file, the old one says after its end that
 //!   there is one, so that a copy made meanwhile does not lack it without a word.
 //!
@@ -89,9 +89,13 @@ impl Generation {
         file_name(self.number)
     }
 
-    /// Whether no name leads to it any more.
-    fn is_removed(&self) -> bool {
-        self.file.metadata().is_ok_and(|it| it.nlink() == 0)
+    /// Whether its name leads to another file, or to none.
+    fn is_lost(&self, disk: &dyn Disk) -> bool {
+        let inode = |file: &File| file.metadata().map(|it| (it.dev(), it.ino())).ok();
+        match disk.open(&self.name(), false) {
+            Ok(named) => inode(&named) != inode(&self.file),
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        }
     }
 }
 
@@ -149,8 +153,8 @@ pub(crate) struct Log {
     /// For `stats`: how long the last sync took whoever made it, and the longest one, in
     /// microseconds, with the wait for another that was under way.
     pub(crate) sync_micros: [AtomicU64; 2],
-    /// Set once, by the first sync that fails, or by a rename of which nobody knows whether
-    /// it was done.
+    /// Set once, by the first sync that fails, by a rename of which nobody knows whether it
+    /// was done, or by a file that has lost its name.
     sync_failed: AtomicBool,
     /// C5: new values have to wait until compaction has made room.
     is_held_back: AtomicBool,
@@ -301,12 +305,12 @@ impl Log {
         if written < position { result } else { Ok(()) }
     }
 
-    /// L5: fails, and for good, if a file was removed.
+    /// L5: fails, and for good, if a file has lost its name.
     pub(crate) fn check_files(&self) -> Result<()> {
-        let removed = self.generations().into_iter().find(|it| it.is_removed());
-        let Some(removed) = removed else { return Ok(()) };
-        let why = format!("{} was removed", removed.name());
-        self.final_if_failed(Err(io::Error::other(why)))
+        let lost = self.generations().into_iter().find(|it| it.is_lost(&*self.disk));
+        let Some(lost) = lost else { return Ok(()) };
+        let what = "is not where it was; put it back, or copy the items before";
+        self.final_if_failed(Err(io::Error::other(format!("{} {what}", lost.name()))))
     }
 
     /// L4: the kernel reports a lost write once and may then call the page clean: a second
@@ -377,7 +381,7 @@ impl Log {
         let place = self.generation_at(position).map(|generation| {
             format!("in {} at offset {}", generation.name(), position - generation.base)
         });
-        let place = place.as_deref().unwrap_or("whose file has just been removed");
+        let place = place.as_deref().unwrap_or("in a file that is gone");
         Error::Read(format!("the record {place} is damaged"))
     }
 
@@ -414,6 +418,7 @@ impl Log {
         let number = old.number + 1;
         let header = Header { format: self.format, generation: number, base };
         let (file, temporary) = make_file(&*self.disk, &header).map_err(write_error)?;
+        self.check_files()?;
         if let Err(error) = self.disk.rename(&temporary, &file_name(number)) {
             // If the temporary name is there to be removed, nothing was renamed.
             if self.disk.remove(&temporary).is_err() {
@@ -441,9 +446,10 @@ impl Log {
     /// was appended, which is all that was moved out of it, is made safe first.
     pub(crate) fn retire(&self, old: &Generation, now: u64) -> Result<()> {
         self.sync(now)?;
+        self.check_files()?;
         // It may be gone although that fails, and can't be removed again.
         if let Err(error) = self.disk.remove(&old.name())
-            && !old.is_removed()
+            && !old.is_lost(&*self.disk)
         {
             return Err(write_error(error));
         }

@@ -282,9 +282,9 @@ impl Format {
         (size <= MAX_VALUE as u64).then_some(size + self.overhead() as u64)
     }
 
-    /// The `cas` and the `synced` that the record at the head of `bytes` states. The first
-    /// is the position of a record that is no copy; the second that of the first record in a
-    /// file, since the header before it is safe, and nothing else is. Nothing is proven by
+    /// The `cas` and the `synced` that the record at the head of `bytes` states. The `cas` of
+    /// one that is no copy is its own position. The `synced` of a file's first record is that
+    /// one's position: the header before it is safe, and nothing else is. Nothing is proven by
     /// them. `bytes` holds at least [`Format::overhead`].
     pub(crate) fn stated_places(&self, bytes: &[u8]) -> (u64, u64) {
         let number = |from, to| self.int_order.read(&bytes[from..to]);

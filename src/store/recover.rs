@@ -24,8 +24,8 @@ use crate::store::disk::{Disk, free_name, is_full};
 use crate::store::error::Result;
 use crate::store::index::Index;
 use crate::store::log::{Generation, Log, SyncMode, file_name, make_file};
-use crate::store::record::{Format, Header};
-use crate::store::survey::{REST, number_of, numbers, rest_of, survey};
+use crate::store::record::Header;
+use crate::store::survey::{REST, number_of, open_files, rest_of, survey};
 use crate::store::survey::{Settings, Survey, Surveyed};
 use crate::store::walk::CHUNK;
 use std::fs::File;
@@ -42,13 +42,16 @@ pub(crate) fn recover(
     mode: SyncMode,
     now: u64,
 ) -> Result<(Log, Index, Option<String>)> {
-    if numbers(&*disk)?.is_empty() {
-        let format = settings.over(Format::default());
+    let (files, format) = open_files(&*disk, settings)?;
+    if files.is_empty() {
         let header = Header { format, generation: 1, base: 0 };
         let (_, temporary) = make_file(&*disk, &header)?;
         disk.rename(&temporary, &file_name(1))?;
     }
-    continue_rewrite(&*disk)?;
+    // In files that are not ours, or are damaged, nothing is changed.
+    if files.iter().all(Surveyed::has_header) {
+        continue_rewrite(&*disk)?;
+    }
     let survey = survey(&*disk, settings, |_, _| Ok(()))?;
     survey.require_sound()?;
     for name in disk.list()? {

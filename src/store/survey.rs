@@ -29,7 +29,7 @@
 //! Left out: sectors that the disk will not return. An error of the system ends the
 //! survey; copy the files elsewhere first, with a program that puts zeros in their place.
 
-use crate::store::disk::{Disk, LOCK_NAME};
+use crate::store::disk::{Directory, Disk, LOCK_NAME};
 use crate::store::error::{Error, Result};
 use crate::store::index::{Entry, Index, is_expired};
 use crate::store::log::{Generation, file_name};
@@ -38,7 +38,7 @@ use crate::store::record::{MAX_POSITION, Record};
 use crate::store::walk::{Records, Step};
 use crate::warn;
 use std::fmt;
-use std::io::{self, IsTerminal, Read};
+use std::io::{self, IsTerminal};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
@@ -93,7 +93,7 @@ impl Surveyed {
         self.generation.base + self.len.max(HEADER_LEN as u64)
     }
 
-    fn has_header(&self) -> bool {
+    pub(crate) fn has_header(&self) -> bool {
         self.damage.first().is_none_or(|range| range.start > 0)
     }
 
@@ -141,13 +141,12 @@ impl Survey {
     pub fn require_sound(&self) -> Result<()> {
         let unsound = self.files.iter().filter(|file| !file.is_sound());
         let problems = unsound.flat_map(Surveyed::problems);
-        match problems.chain(self.gap.clone()).next() {
-            None => Ok(()),
-            Some(problem) => Err(Error::Open(format!(
-                "{problem}; nothing was changed: put the right file back, or continue \
-                 with what can be read by server --repair"
-            ))),
-        }
+        let problem = problems.chain(self.gap.clone()).next();
+        let Some(problem) = problem else { return Ok(()) };
+        Err(Error::Open(format!(
+            "{problem}; nothing was changed: put the right file back, or continue with what \
+             can be read by server --repair"
+        )))
     }
 
     /// Whether a record that was met at `position` is a live item at the Unix second `now`.
@@ -174,10 +173,8 @@ impl Survey {
 impl fmt::Display for Survey {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         for Surveyed { generation, len, records, .. } in &self.files {
-            let Generation { number, base, .. } = generation;
-            let name = generation.name();
-            write!(f, "{name}: generation {number}, {len} bytes ")?;
-            writeln!(f, "from position {base}, {records} records")?;
+            let (name, base) = (generation.name(), generation.base);
+            writeln!(f, "{name}: {len} bytes from position {base}, {records} records")?;
         }
         for problem in self.problems() {
             writeln!(f, "{problem}")?;
@@ -239,34 +236,29 @@ pub(crate) fn numbers(disk: &dyn Disk) -> io::Result<Vec<u64>> {
 
 /// Fails in a directory of somebody else's, one that has files in it and none of ours, and in
 /// one that has lost its data: the lock file has a pid as soon as there is some.
-pub(crate) fn require_ours(disk: &dyn Disk) -> Result<()> {
-    let (names, mut lock) = (disk.list()?, Vec::new());
-    let has = |is_such: &dyn Fn(&str) -> bool| names.iter().any(|name| is_such(name));
-    if has(&|name| name == LOCK_NAME) {
-        disk.open(LOCK_NAME, false)?.take(32).read_to_end(&mut lock)?;
-    }
-    let pid = String::from_utf8_lossy(&lock);
+pub(crate) fn require_ours(directory: &Directory) -> Result<()> {
+    let (names, pid) = (directory.list()?, directory.owner()?);
+    let is_data = names.iter().any(|name| number_of(name).is_some());
     // Also what an interrupted start has left, or a repair keeps: `0000000001.kv.tmp`.
-    let is_ours = |name: &str| name.get(..13).and_then(number_of).is_some();
+    let is_ours = |name: &String| name.get(..13).and_then(number_of).is_some();
     // A file system of its own begins with that.
     let is_other = |name: &&String| *name != LOCK_NAME && *name != "lost+found";
-    Err(Error::Open(match names.iter().find(is_other) {
-        _ if !pid.is_empty() && pid.trim_end().parse::<u32>().is_err() => {
-            "the file `lock` in it is not ours; choose another --data".into()
-        }
-        _ if has(&|name| number_of(name).is_some()) => return Ok(()),
-        Some(name) if !has(&is_ours) => {
-            format!("it has {name} in it, and no data file; choose another --data")
-        }
-        _ if pid.is_empty() => return Ok(()),
-        _ => "its data files are missing; put them back, or remove the file `lock` as well"
-            .into(),
+    let other = names.iter().find(is_other).filter(|_| !names.iter().any(is_ours));
+    Err(Error::Open(if !pid.is_empty() && pid.parse::<u32>().is_err() {
+        "the file `lock` in it is not ours; choose another --data".into()
+    } else if let (Some(name), false) = (other, is_data) {
+        format!("it has {name} in it, and no data file; choose another --data")
+    } else if is_data || pid.is_empty() {
+        return Ok(());
+    } else {
+        "its data files are missing; put them back, or remove the file `lock` as well"
+            .into()
     }))
 }
 
 /// The number of the generation whose file has this name.
 pub(crate) fn number_of(name: &str) -> Option<u64> {
-    let number = name.strip_suffix(".kv")?.parse().ok()?;
+    let number = name.strip_suffix(".kv")?.parse::<u32>().ok()?.into();
     (file_name(number) == name).then_some(number)
 }
 
@@ -283,7 +275,10 @@ pub(crate) fn rest_of(name: &str) -> Option<(&str, u64)> {
 
 /// The data files in the order of their positions, of which nothing but the headers has
 /// been read, and the format of all.
-fn open_files(disk: &dyn Disk, settings: &Settings) -> Result<(Vec<Surveyed>, Format)> {
+pub(crate) fn open_files(
+    disk: &dyn Disk,
+    settings: &Settings,
+) -> Result<(Vec<Surveyed>, Format)> {
     let (mut opened, mut format) = (Vec::new(), None);
     for number in numbers(disk)? {
         let (name, mut header) = (file_name(number), [0; HEADER_LEN]);
@@ -308,9 +303,7 @@ fn open_files(disk: &dyn Disk, settings: &Settings) -> Result<(Vec<Surveyed>, Fo
     let format = format.unwrap_or_else(|| settings.over(Format::default()));
     let mut files: Vec<Surveyed> = Vec::new();
     for (mut generation, len, header) in opened {
-        // A file that was renamed begins where its header says all the same.
-        let is_good = header.is_some_and(|it| it.generation == generation.number);
-        let header_damage = (!is_good).then_some(0..HEADER_LEN as u64);
+        let header_damage = header.is_none().then_some(0..HEADER_LEN as u64);
         generation.base = match header {
             Some(header) => header.base,
             None => stated_base(disk, &format, &generation, len)?
@@ -342,10 +335,9 @@ fn stated_base(
     len: u64,
 ) -> io::Result<Option<u64>> {
     let mut head = vec![0; format.overhead()];
-    if len < (HEADER_LEN + head.len()) as u64 {
-        return Ok(None);
+    if len >= (HEADER_LEN + head.len()) as u64 {
+        disk.read(&generation.file, &mut head, HEADER_LEN as u64)?;
     }
-    disk.read(&generation.file, &mut head, HEADER_LEN as u64)?;
     let base = format.stated_places(&head).1.checked_sub(HEADER_LEN as u64);
     Ok(base.filter(|base| *base < MAX_POSITION))
 }
@@ -368,7 +360,7 @@ fn read(
     loop {
         match records.next()? {
             Step::Record(position, record) => {
-                let is_intact = file.damage.is_empty();
+                let is_intact = position == file.intact_end;
                 each(position, &record, is_intact)?;
                 let len = format.record_len(record.value.len()) as u64;
                 data_end = position - base + len;
