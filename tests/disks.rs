@@ -483,7 +483,7 @@ fn a_directory_that_is_moved_is_written_to_where_it_is() {
 #[test]
 fn a_data_file_that_is_removed_stops_writes() {
     // L5. Or it is moved, or a copy is put in its place.
-    for lose in ["rm $0", "mv $0 moved", "cp $0 copy && mv copy $0"] {
+    let check = |lose: &str| {
         let data = TempDir::new();
         let server = start_merged(data.path());
         let mut one = client(&server);
@@ -494,5 +494,10 @@ fn a_data_file_that_is_removed_stops_writes() {
         server.wait_for_line("0000000001.kv is not where it was", REPLY_TIMEOUT);
         check_writes_fail(&mut one, "an earlier sync failed, or a file is gone");
         check_all_there(&mut one, 1);
-    }
+    };
+    thread::scope(|scope| {
+        for lose in ["rm $0", "mv $0 moved", "cp $0 copy && mv copy $0"] {
+            scope.spawn(move || check(lose));
+        }
+    });
 }
