@@ -115,11 +115,10 @@ impl Server {
     pub fn run(self, poller: fn() -> io::Result<Box<dyn Poller>>) -> io::Result<()> {
         let Server { listener, mut options, credentials, store, stop } = self;
         options.port = listener.port;
-        let (shared, sockets) = Shared::new(options, credentials, store)?;
-        let (shared, mut workers) = (Arc::new(shared), Vec::new());
-        for (number, socket) in sockets.into_iter().enumerate() {
-            let (shared, poller) = (shared.clone(), poller()?);
-            let worker = Worker::new(shared, number, socket, poller)?;
+        let shared = Arc::new(Shared::new(options, credentials, store)?);
+        let mut workers = Vec::new();
+        for number in 0..shared.mailboxes.len() {
+            let worker = Worker::new(shared.clone(), number, poller()?)?;
             workers.push(spawn(format!("worker-{number}"), || worker.run())?);
         }
         let it = shared.clone();

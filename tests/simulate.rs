@@ -475,11 +475,10 @@ impl World {
         let (store, _) = opened.map_err(|error| format!("a start fails: {error}"))?;
         let default = server::Options::default();
         let options = server::Options { threads: self.threads, ..default };
-        let (shared, sockets) = Shared::new(options, None, store).expect("sockets");
-        let shared = Arc::new(shared);
-        let worker = |(number, socket)| {
+        let shared = Arc::new(Shared::new(options, None, store).expect("sockets"));
+        let worker = |number| {
             let poller = Box::new(Chosen(Poll::default()));
-            let worker = Worker::new(shared.clone(), number, socket, poller);
+            let worker = Worker::new(shared.clone(), number, poller);
             RefCell::new(worker.expect("a poller"))
         };
         disk.before_each(before_call);
@@ -487,7 +486,7 @@ impl World {
             failures: disk.failures(),
             path: directory.path().to_owned(),
             disk,
-            workers: sockets.into_iter().enumerate().map(worker).collect(),
+            workers: (0..self.threads).map(worker).collect(),
             shared: shared.clone(),
             actor: Cell::new(Actor::Client),
             depth: Cell::new(0),

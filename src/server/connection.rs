@@ -18,7 +18,7 @@
 //! - V4: with `--auth-file`, nothing but a login is executed before a login, and its
 //!   block is short: see `login.rs`.
 
-use crate::os::{Interest, is_transient};
+use crate::os::{Interest, Poller, is_transient};
 use crate::protocol::dialect::Dialect;
 use crate::protocol::reply::{Error, Reply};
 use crate::protocol::words::Words;
@@ -29,6 +29,7 @@ use crate::server::service::{Context, Listing, OUTPUT_LIMIT};
 use crate::server::shared::Stream;
 use crate::store::{self, Answer, Update, Verb};
 use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
 /// The most that is read from a connection in one tick, so that nobody starves.
@@ -90,14 +91,14 @@ pub enum Waits {
 
 /// See the top of this file.
 pub struct Connection {
-    pub(crate) stream: Stream,
+    stream: Stream,
     /// Its number in the lines of `-v`, from 1 on.
     pub(crate) number: u64,
     /// As its worker has decided. One that waits for a commit or for its turn is never
     /// overdue.
     pub waits: Waits,
     /// What the poller watches its socket for, if for anything.
-    pub(crate) interest: Option<Interest>,
+    interest: Option<Interest>,
     /// V4: no login is needed any more.
     is_authenticated: bool,
     /// The wrong logins that it has presented.
@@ -124,7 +125,7 @@ impl Connection {
             stream,
             number: 0,
             waits: Waits::Input,
-            interest: Some(Interest::Read),
+            interest: None,
             is_authenticated,
             wrong_logins: 0,
             is_slowed: false,
@@ -135,6 +136,27 @@ impl Connection {
             accepted: now,
             since: now,
         }
+    }
+
+    /// By which its worker's poller, and the worker, know it: its descriptor.
+    pub(crate) fn token(&self) -> usize {
+        self.stream.as_raw_fd() as usize
+    }
+
+    /// Has the poller watch its socket for this, or for nothing.
+    pub(crate) fn watch(
+        &mut self,
+        poller: &mut dyn Poller,
+        interest: Option<Interest>,
+    ) -> io::Result<()> {
+        if self.interest == interest {
+            return Ok(());
+        }
+        if self.interest.take().is_some() {
+            poller.remove(self.stream.as_fd())?;
+        }
+        self.interest = interest;
+        interest.map_or(Ok(()), |it| poller.add(self.stream.as_fd(), self.token(), it))
     }
 
     /// Whether it waits for nothing but the next request.

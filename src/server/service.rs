@@ -96,32 +96,28 @@ impl Context {
                 dialect.write_reply(&Reply::End, out);
                 return None;
             };
+            let touched = exptime.map(|exptime| {
+                let verb = Verb::Touch;
+                self.update(&Update { verb, key, exptime, ..Update::default() })
+            });
             let Context { shared, session, worker } = self;
             let (store, it) = (&shared.store, &shared.counters[*worker]);
-            let found = match exptime {
+            let found = match touched {
                 None => store.get(session, key),
-                Some(exptime) => {
-                    let verb = Verb::Touch;
-                    let touch = Update { verb, key, exptime, ..Update::default() };
-                    let answer = store.execute(session, &touch);
-                    let item =
-                        |it| (it == Answer::Touched).then(|| store.touched(session));
-                    answer.map(item)
-                }
+                Some(Ok(Answer::Touched)) => Ok(Some(store.touched(session))),
+                Some(answer) => answer.map(|_| None),
             };
-            let [asked, hits, misses] = match exptime {
-                None => [&it.cmd_get, &it.get_hits, &it.get_misses],
-                Some(_) => [&it.cmd_touch, &it.touch_hits, &it.touch_misses],
-            };
-            asked.add(1);
+            // A touch is counted already.
+            let gets = u64::from(exptime.is_none());
+            it.cmd_get.add(gets);
             let written = match found {
                 Ok(Some(Record { flags, cas, value, .. })) => {
-                    hits.add(1);
+                    it.get_hits.add(gets);
                     let unique = unique.then_some(cas);
                     dialect.write_value(out, key, flags, unique, value)
                 }
                 Ok(None) => {
-                    misses.add(1);
+                    it.get_misses.add(gets);
                     dialect.write_miss(out, key)
                 }
                 Err(error) => Err(error.to_string()),

@@ -66,11 +66,20 @@ pub(crate) struct Accepts {
 pub(crate) struct Mailbox {
     /// Each with its number.
     pub(crate) connections: Mutex<Vec<(Stream, u64)>>,
-    /// A byte into this wakes the worker.
+    /// A byte into this wakes the worker,
     waker: UnixStream,
+    /// which watches this: it is to look into its mailbox, or a commit has ended.
+    pub(crate) woken: UnixStream,
 }
 
 impl Mailbox {
+    fn new() -> io::Result<Mailbox> {
+        let (waker, woken) = UnixStream::pair()?;
+        waker.set_nonblocking(true)?;
+        woken.set_nonblocking(true)?;
+        Ok(Mailbox { connections: Mutex::default(), waker, woken })
+    }
+
     /// Wakes the worker.
     pub(crate) fn wake(&self) {
         // If it takes no byte, it has some already, and the worker will wake.
@@ -79,38 +88,29 @@ impl Mailbox {
 }
 
 impl Shared {
-    /// What a server with these options shares, and the sockets on which its workers are
-    /// woken.
+    /// What a server with these options shares.
     pub fn new(
         mut options: Options,
         credentials: Option<Credentials>,
         store: Store,
-    ) -> io::Result<(Shared, Vec<UnixStream>)> {
+    ) -> io::Result<Shared> {
         // Raw sizes are as wide as those in the file, which may be older than the
         // options.
         if let Dialect::Raw(_) = options.dialect {
             options.dialect = Dialect::Raw(store.format);
         }
-        let (mut mailboxes, mut sockets) = (Vec::new(), Vec::new());
-        for _ in 0..options.threads {
-            let (waker, woken) = UnixStream::pair()?;
-            waker.set_nonblocking(true)?;
-            woken.set_nonblocking(true)?;
-            mailboxes.push(Mailbox { connections: Mutex::default(), waker });
-            sockets.push(woken);
-        }
-        let shared = Shared {
+        let workers = 0..options.threads;
+        Ok(Shared {
             store,
             credentials,
-            counters: (0..options.threads).map(|_| Counters::default()).collect(),
-            mailboxes,
+            counters: workers.clone().map(|_| Counters::default()).collect(),
+            mailboxes: workers.map(|_| Mailbox::new()).collect::<io::Result<_>>()?,
             syncer: Syncer::default(),
             accepts: Mutex::default(),
             started: Instant::now(),
             is_stopping: AtomicBool::new(false),
             options,
-        };
-        Ok((shared, sockets))
+        })
     }
 
     /// W6: has the workers end.

@@ -7,7 +7,11 @@
 
 use crate::lock;
 use crate::store::{Error, Result};
+use std::mem;
 use std::sync::{Condvar, Mutex};
+
+/// A commit has failed: everything up to this position is not known to be safe, and why.
+pub(crate) type Failed = (u64, Error);
 
 /// See the top of this file.
 #[derive(Default)]
@@ -22,34 +26,28 @@ struct State {
     position: u64,
     /// There was a request since the last commit began.
     is_requested: bool,
-    /// How many commits have begun, and how many have ended.
-    begun: u64,
-    ended: u64,
-    /// How the last one failed.
-    error: Option<Error>,
+    /// The last commit, if it failed. Of one that did not, the log knows.
+    failed: Option<Failed>,
 }
 
 impl Syncer {
-    /// Requests that everything before `position` be made safe; returns the number of the
-    /// commit that does it.
-    pub(crate) fn request(&self, position: u64) -> u64 {
+    /// Requests that everything before `position` be made safe.
+    pub(crate) fn request(&self, position: u64) {
         let mut state = lock(&self.state);
         state.position = state.position.max(position);
-        let is_first = !std::mem::replace(&mut state.is_requested, true);
-        let commit = state.begun + 1;
+        // It is tried again, also for those who have not been told yet.
+        state.failed = None;
+        let is_first = !mem::replace(&mut state.is_requested, true);
         drop(state);
         // Each further one would be a system call, and wake nobody.
         if is_first {
             self.requested.notify_one();
         }
-        commit
     }
 
-    /// How a commit has ended, or one after it that repeated its work; `None` if it has
-    /// not.
-    pub(crate) fn result(&self, commit: u64) -> Option<Result<()>> {
-        let state = lock(&self.state);
-        (state.ended >= commit).then(|| state.error.clone().map_or(Ok(()), Err))
+    /// The last commit, if it failed, and nobody has made a request since.
+    pub(crate) fn failed(&self) -> Option<Failed> {
+        lock(&self.state).failed.clone()
     }
 
     /// Waits for a request.
@@ -62,17 +60,13 @@ impl Syncer {
     /// Makes one commit for all requests. Returns whether there were any.
     pub(crate) fn step(&self, commit: impl Fn(u64) -> Result<()>) -> bool {
         let mut state = lock(&self.state);
-        if !state.is_requested {
+        let position = state.position;
+        if !mem::take(&mut state.is_requested) {
             return false;
         }
-        state.is_requested = false;
-        state.begun += 1;
-        let position = state.position;
         drop(state);
-        let error = commit(position).err();
-        let mut state = lock(&self.state);
-        state.ended += 1;
-        state.error = error;
+        let failed = commit(position).err().map(|error| (position, error));
+        lock(&self.state).failed = failed;
         true
     }
 }

@@ -20,12 +20,12 @@ use crate::os::{Interest, Poller};
 use crate::server::connection::{Connection, READ_LIMIT, Waits};
 use crate::server::service::Context;
 use crate::server::shared::Shared;
-use crate::store::{Result, SyncMode};
+use crate::server::sync::Failed;
+use crate::store::{Error, SyncMode};
 use std::collections::VecDeque;
 use std::io::{self, Read};
 use std::mem;
-use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::net::UnixStream;
+use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Acquire;
@@ -46,8 +46,6 @@ type Served = (usize, u64);
 /// See the top of this file.
 pub struct Worker {
     shared: Arc<Shared>,
-    /// Readable when the worker is to look into its mailbox, or a commit has ended.
-    woken: UnixStream,
     poller: Box<dyn Poller>,
     context: Context,
     /// By descriptor: the system gives the lowest that is free, so there are few gaps.
@@ -57,8 +55,8 @@ pub struct Worker {
     /// Whom a tick serves, in order: first those that the last one has left over, or that
     /// have more to execute.
     turns: VecDeque<usize>,
-    /// Connections whose replies wait for a commit of the syncer, and its number.
-    parked: Vec<(Served, u64)>,
+    /// Connections whose replies wait for a commit of the syncer.
+    parked: Vec<Served>,
     /// What is read goes here first; what is complete is executed from here.
     buffer: Vec<u8>,
     /// When timeouts are checked again.
@@ -70,15 +68,14 @@ impl Worker {
     pub fn new(
         shared: Arc<Shared>,
         number: usize,
-        woken: UnixStream,
         mut poller: Box<dyn Poller>,
     ) -> io::Result<Worker> {
-        poller.add(woken.as_fd(), WAKER, Interest::Read)?;
+        let mailbox = &shared.mailboxes[number];
+        poller.add(mailbox.woken.as_fd(), WAKER, Interest::Read)?;
         Ok(Worker {
             next_check: poller.now() + CHECK,
             context: Context::new(shared.clone(), number),
             shared,
-            woken,
             poller,
             connections: Vec::new(),
             ready: Vec::new(),
@@ -94,10 +91,10 @@ impl Worker {
             self.step()?;
         }
         // W6: one more commit, for those that are parked.
-        let result = self.shared.store.sync(self.poller.unix_now());
-        for (served, _) in mem::take(&mut self.parked) {
-            self.finish(served, &result, self.poller.now());
-        }
+        let failed = self.shared.store.sync(self.poller.unix_now()).err();
+        let parked = mem::take(&mut self.parked);
+        let failed = failed.map(|error| (u64::MAX, error));
+        self.settle(parked, failed, self.poller.now());
         Ok(())
     }
 
@@ -131,20 +128,14 @@ impl Worker {
         }
         // W1: one commit for all.
         let position = served.iter().map(|(_, depends_on)| *depends_on).max();
-        let (result, commit) = self.commit(position.unwrap_or(0))?;
-        for (token, depends_on) in served {
-            match commit {
-                Some(commit) if !self.shared.store.is_committed(depends_on) => {
-                    self.parked.push(((token, depends_on), commit));
-                }
-                _ => self.finish((token, depends_on), &result, now),
-            }
-        }
+        let failed = self.commit(position.unwrap_or(0))?;
+        self.settle(served, failed, now);
         // W5: only after parking. A commit that ended during this tick may be that of
         // connections which were parked just now.
         if is_woken {
             self.register_new(now);
-            self.unpark(now);
+            let parked = mem::take(&mut self.parked);
+            self.settle(parked, self.shared.syncer.failed(), now);
         }
         Ok(())
     }
@@ -162,9 +153,7 @@ impl Worker {
                 Waits::Turn | Waits::Check => {}
                 // W5: it would be reported again and again.
                 Waits::Commit => {
-                    if connection.interest.take().is_some() {
-                        let _ = self.poller.remove(connection.stream.as_fd());
-                    }
+                    let _ = connection.watch(&mut *self.poller, None);
                 }
                 Waits::Input | Waits::Output => {
                     connection.waits = Waits::Turn;
@@ -192,12 +181,12 @@ impl Worker {
         Some(context.session.depends_on)
     }
 
-    /// Makes everything before `position` as safe as the mode promises, or requests that:
-    /// then it returns the number of the syncer's commit.
-    fn commit(&mut self, position: u64) -> io::Result<(Result<()>, Option<u64>)> {
+    /// Makes everything before `position` as safe as the mode promises, or requests that
+    /// from the syncer.
+    fn commit(&mut self, position: u64) -> io::Result<Option<Failed>> {
         let (store, now) = (&self.shared.store, self.context.session.now);
         if store.is_committed(position) {
-            return Ok((Ok(()), None));
+            return Ok(None);
         }
         // A write is over at once. A sync is not: while it lasts, others are served. But
         // where nobody else is ready or parked, handing it over would only cost time.
@@ -207,21 +196,35 @@ impl Worker {
                 self.poller.wait(&mut self.ready, Duration::ZERO)?;
             }
             if !is_alone || !self.ready.is_empty() {
-                return Ok((Ok(()), Some(self.shared.syncer.request(position))));
+                self.shared.syncer.request(position);
+                return Ok(None);
             }
         }
-        Ok((store.commit(position, now), None))
+        Ok(store.commit(position, now).err().map(|error| (position, error)))
+    }
+
+    /// Lets those continue whose replies are safe, whoever has made them so, and those
+    /// whose commit has failed; parks the others.
+    fn settle(&mut self, served: Vec<Served>, failed: Option<Failed>, now: Instant) {
+        for (token, depends_on) in served {
+            if self.shared.store.is_committed(depends_on) {
+                self.finish(token, None, now);
+            } else if let Some((position, error)) = &failed
+                && depends_on <= *position
+            {
+                self.finish(token, Some(error), now);
+            } else {
+                self.parked.push((token, depends_on));
+            }
+        }
     }
 
     /// After the commit: lets a connection's replies leave, and decides what it waits
     /// for next.
-    fn finish(&mut self, served: Served, result: &Result<()>, now: Instant) {
-        let (token, depends_on) = served;
+    fn finish(&mut self, token: usize, error: Option<&Error>, now: Instant) {
         let connection = self.connections.get_mut(token).and_then(Option::as_mut);
         let Some(connection) = connection else { return };
-        if let Err(error) = result
-            && !self.shared.store.is_committed(depends_on)
-        {
+        if let Some(error) = error {
             connection.fail(error, self.shared.options.dialect);
         }
         if connection.flush(now, &self.context).is_err() {
@@ -236,43 +239,23 @@ impl Worker {
             // Its turn: the commit is over.
             _ => return self.turns.push_back(token),
         };
-        if connection.interest == interest {
-            return;
-        }
-        let fd = connection.stream.as_fd();
-        if connection.interest.take().is_some() {
-            let _ = self.poller.remove(fd);
-        }
-        connection.interest = interest;
-        if interest.is_some_and(|it| self.poller.add(fd, token, it).is_err()) {
+        if connection.watch(&mut *self.poller, interest).is_err() {
             self.close(token);
-        }
-    }
-
-    /// Continues with the connections whose commit has ended, or that another commit has
-    /// covered: the syncer's numbers say which, and the log's position decides.
-    fn unpark(&mut self, now: Instant) {
-        for (served, commit) in mem::take(&mut self.parked) {
-            let is_committed = self.shared.store.is_committed(served.1);
-            match self.shared.syncer.result(commit) {
-                None if !is_committed => self.parked.push((served, commit)),
-                result => self.finish(served, &result.unwrap_or(Ok(())), now),
-            }
         }
     }
 
     /// Registers the connections in the mailbox.
     fn register_new(&mut self, now: Instant) {
-        // The bytes mean nothing, and neither does a failure.
-        let _ = (&self.woken).read(&mut [0; 64]);
         let mailbox = &self.shared.mailboxes[self.context.worker];
+        // The bytes mean nothing, and neither does a failure.
+        let _ = (&mailbox.woken).read(&mut [0; 64]);
         let new = mem::take(&mut *lock(&mailbox.connections));
         for (stream, number) in new {
-            let token = stream.as_raw_fd() as usize;
-            let watched = self.poller.add(stream.as_fd(), token, Interest::Read);
             let is_authenticated = self.shared.credentials.is_none();
             let mut connection = Connection::new(stream, now, is_authenticated);
             connection.number = number;
+            let watched = connection.watch(&mut *self.poller, Some(Interest::Read));
+            let token = connection.token();
             let count = self.connections.len().max(token + 1);
             self.connections.resize_with(count, || None);
             self.connections[token] = Some(connection);
@@ -298,10 +281,8 @@ impl Worker {
 
     /// Closes a connection, and with it its place, which another may be waiting for.
     fn close(&mut self, token: usize) {
-        if let Some(connection) = self.connections[token].take() {
-            if connection.interest.is_some() {
-                let _ = self.poller.remove(connection.stream.as_fd());
-            }
+        if let Some(mut connection) = self.connections[token].take() {
+            let _ = connection.watch(&mut *self.poller, None);
             let (number, why) = (connection.number, connection.why_closed());
             drop(connection);
             self.shared.release(self.context.worker, number, why);

@@ -216,7 +216,7 @@ pub fn shared(
 pub fn shared_over(dialect: Dialect, store: Store) -> Arc<Shared> {
     let default = server::Options::default();
     let options = server::Options { dialect, threads: 1, conn_limit: 1, ..default };
-    let (shared, _) = Shared::new(options, None, store).unwrap();
+    let shared = Shared::new(options, None, store).unwrap();
     Arc::new(shared)
 }
 
