@@ -70,3 +70,23 @@ impl Syncer {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_is_forgotten_when_its_commit_is_requested_again() {
+        let syncer = Syncer::default();
+        assert!(!syncer.step(|_| panic!("nobody has requested anything")));
+        let error = Error::Write("the disk is full".into());
+        syncer.request(7);
+        assert!(syncer.step(|_| Err(error.clone())));
+        assert_eq!(syncer.failed(), Some((7, error)));
+        // It may succeed now, so nobody is told that it has failed.
+        syncer.request(5);
+        assert_eq!(syncer.failed(), None);
+        assert!(syncer.step(|_| Ok(())));
+        assert_eq!(syncer.failed(), None);
+    }
+}

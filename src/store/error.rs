@@ -11,8 +11,8 @@ use std::io;
 pub enum Error {
     /// The disk took no more bytes. Nothing is lost; the next write tries again.
     Write(String),
-    /// A sync failed, or a data file is no longer where it was. What the kernel did with the bytes is unknown, so nothing is
-    /// written until the store is opened anew.
+    /// A sync failed, or a data file is no longer where it was. What the kernel did with
+    /// the bytes is unknown, so nothing is written until the store is opened anew.
     Sync(String),
     /// The disk would not return what was written to it, or returned something else.
     Read(String),
