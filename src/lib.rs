@@ -48,7 +48,7 @@
 //!
 //! A `get` goes the same way, by [`Store::get`](store::Store::get): it looks the position
 //! up, reads the record from the file (that is, from the page cache) or from the log's
-//! tail and verifies its checksum, unless this worker has read it recently, and answers.
+//! tail and verifies its checksum, unless the item was read recently, and answers.
 //! It commits, too: if another connection has just written what it shows, it waits until
 //! that is safe. A reply never shows what a crash could take back.
 //!

@@ -239,7 +239,7 @@ impl Store {
         Ok((Store { sync_mode, format, limits, data_limit, items, compaction }, torn))
     }
 
-    /// The item under `key`, read into the session.
+    /// The item under `key`, all but the key.
     pub fn get<'s>(
         &self,
         session: &'s mut Session,
@@ -255,8 +255,7 @@ impl Store {
 
     /// The item that a touch or a get has just found, as it was before; or that it has made.
     pub fn touched<'s>(&self, session: &'s Session) -> Record<'s> {
-        let found = session.found.map(|entry| self.items.loaded(entry, session));
-        found.unwrap_or(session.stored.0)
+        if session.found.is_some() { session.item() } else { session.stored.0 }
     }
 
     /// Changes one item: what each verb means.

@@ -88,7 +88,6 @@ fn check_items(store: &Store) {
         let key = expected.key;
         let record = store.get(&mut session, key.as_bytes()).unwrap();
         let record = record.unwrap_or_else(|| panic!("{key} is missing"));
-        assert_eq!(record.key, key.as_bytes());
         let found = Item {
             key,
             value: record.value,

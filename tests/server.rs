@@ -991,14 +991,15 @@ fn a_panic_costs_one_connection(pollers: Pollers) {
     let server = server::Server::with_store(options, store).expect("start");
     let addr: SocketAddr = run(pollers, server).parse().expect("address");
     let neighbour = connect(addr).expect("connect");
-    for _ in 0..3 {
+    for key in ["a", "b", "c"] {
         let victim = connect(addr).expect("connect");
-        // A record that was read before would not be read again.
-        ask(&victim, set("k", b"x"), STORED);
+        // An item that was read before would not be read again.
+        ask(&victim, set(key, b"x"), STORED);
         armed.store(true, Ordering::SeqCst);
-        send(&victim, "version\r\nget k\r\nversion\r\n");
+        send(&victim, format!("version\r\nget {key}\r\nversion\r\n"));
         assert_eq!(show(&rest(&victim)), "");
-        ask(&neighbour, "get k\r\n", "VALUE k 0 1\r\nx\r\nEND\r\n");
+        let found = format!("VALUE {key} 0 1\r\nx\r\nEND\r\n");
+        ask(&neighbour, format!("get {key}\r\n"), &found);
         assert_eq!(stat(&neighbour, "curr_connections"), 1);
     }
 }

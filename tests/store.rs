@@ -1236,10 +1236,11 @@ fn a_record_never_changes_where_it_stands() {
 #[test]
 fn a_damaged_record_is_answered_with_an_error_and_its_neighbours_with_their_values() {
     // F1
-    let t = Fixture::short();
+    let mut t = Fixture::short();
     t.put(b"before", b"1");
     t.put(b"damaged", b"12");
     t.put(b"after", b"3");
+    t.restart_at(NOW);
     let good = t.file();
     let found = records(&good)[1].clone();
     let path = t.directory.path().join(FIRST);
@@ -1266,33 +1267,63 @@ fn a_damaged_record_is_answered_with_an_error_and_its_neighbours_with_their_valu
 }
 
 #[test]
-fn a_record_is_read_once_by_each_session_until_it_has_eight_megabytes() {
-    let t = Fixture::new(Options::default());
-    t.put(b"small", b"value");
-    for key in b'1'..=b'9' {
-        t.put(&[key], &[key; 1_000_000]);
-    }
-    let reads = |session: &mut Session, key: &[u8]| {
+fn an_item_is_read_once_whoever_wants_it_and_a_change_of_it_costs_no_read() {
+    let mut t = Fixture::new(Options::default());
+    t.put(b"k", b"1");
+    t.restart_at(NOW);
+    let reads = || {
         t.disk.forget();
-        assert!(t.store.get(session, key).unwrap().is_some());
+        let value = t.value(b"k", NOW).unwrap();
+        (t.disk.count(Call::Read), String::from_utf8(value).unwrap())
+    };
+    for count in [1, 0] {
+        assert_eq!(reads(), (count, "1".into()));
+    }
+    let (s, mut x) = (&t.store, Session::at(NOW));
+    s.set(&mut x, b"k", 0, 0, b"2").unwrap();
+    assert_eq!(reads(), (0, "2".into()));
+    s.append(&mut x, b"k", b"3").unwrap();
+    s.touch(&mut x, b"k", 50).unwrap();
+    assert_eq!(reads(), (0, "23".into()));
+    s.incr(&mut x, b"k", 7).unwrap();
+    assert_eq!(reads(), (0, "30".into()));
+    // What nobody has read is not kept.
+    s.delete(&mut x, b"k").unwrap();
+    s.set(&mut x, b"k", 0, 0, b"4").unwrap();
+    s.settle(&x).unwrap();
+    assert_eq!(reads(), (1, "4".into()));
+}
+
+#[test]
+fn recent_items_have_a_quarter_of_a_megabyte_in_each_shard() {
+    let t = Fixture::new(Options { max_item_size: 2 << 20, ..Options::default() });
+    let reads = |key: u32| {
+        t.disk.forget();
+        assert!(t.value(&key.to_be_bytes(), NOW).is_some());
         t.disk.count(Call::Read)
     };
-    for mut session in [Session::at(NOW), Session::at(NOW)] {
-        for expected in [1, 0] {
-            assert_eq!(reads(&mut session, b"small"), expected);
-            for key in b'1'..=b'8' {
-                assert_eq!(reads(&mut session, &[key]), expected);
-            }
-        }
-        for (key, expected) in [(b"9", 1), (b"9", 0), (b"8", 1), (b"9", 0)] {
-            assert_eq!(reads(&mut session, key), expected);
-        }
-        assert_eq!(reads(&mut session, b"small"), 1);
+    // Two of these have room, and a third one has it to itself.
+    let keys = 0..3 * 64_u32;
+    for key in keys.clone() {
+        let mut x = Session::at(NOW);
+        t.store.set(&mut x, &key.to_be_bytes(), 0, 0, &[0; 100_000]).unwrap();
+        t.store.settle(&x).unwrap();
+    }
+    assert_eq!(keys.clone().map(reads).sum::<usize>(), keys.len());
+    let kept = keys.rev().filter(|key| reads(*key) == 0).count();
+    assert!((1..=2 * 64).contains(&kept), "{kept}");
+    // One that is larger is not kept, and drives out no other.
+    t.put(b"small", b"value");
+    t.put(b"large", &vec![0; 1 << 20]);
+    for key in [&b"small"[..], b"large"].repeat(2) {
+        t.disk.forget();
+        assert!(t.value(key, NOW).is_some());
+        assert_eq!(t.disk.count(Call::Read), usize::from(key == b"large"));
     }
 }
 
 #[test]
-fn no_change_is_hidden_by_what_a_session_has_read() {
+fn no_change_is_hidden_by_what_was_read() {
     // L1: what was read before stands at another position.
     let t = Fixture::short();
     let mut reader = Session::at(NOW);
@@ -1325,24 +1356,23 @@ fn no_change_is_hidden_by_what_a_session_has_read() {
 }
 
 #[test]
-fn a_session_with_a_copy_does_not_see_damage_and_one_that_saw_it_reads_again() {
+fn as_long_as_an_item_is_kept_nobody_sees_damage_and_what_is_damaged_is_not_kept() {
     // F1
-    let t = Fixture::short();
+    let mut t = Fixture::short();
     t.put(b"k", b"value");
-    let good = t.file();
-    let (mut before, mut after) = (Session::at(NOW), Session::at(NOW));
-    assert!(t.store.get(&mut before, b"k").unwrap().is_some());
-    let path = t.directory.path().join(FIRST);
+    t.restart_at(NOW);
+    let (path, good) = (t.directory.path().join(FIRST), t.file());
     let mut bad = good.clone();
     bad[records(&good)[0].end - 1] ^= 1;
-    fs::write(&path, bad).unwrap();
+    let get = || t.store.get(&mut Session::at(NOW), b"k").map(|item| item.is_some());
+    fs::write(&path, &bad).unwrap();
     for _ in 0..2 {
-        assert_eq!(t.store.get(&mut before, b"k").unwrap().unwrap().value, b"value");
-        let answer = t.store.get(&mut after, b"k").err();
-        assert_eq!(answer, Some(damaged(HEADER_LEN)));
+        assert_eq!(get(), Err(damaged(HEADER_LEN)));
     }
     fs::write(&path, good).unwrap();
-    assert_eq!(t.store.get(&mut after, b"k").unwrap().unwrap().value, b"value");
+    assert_eq!(get(), Ok(true));
+    fs::write(&path, bad).unwrap();
+    assert_eq!(t.value(b"k", NOW), text("value"));
 }
 
 #[test]
@@ -1375,8 +1405,9 @@ fn the_file_has_preallocated_space_where_each_reply_waits_for_a_sync() {
 
 #[test]
 fn a_file_that_was_cut_under_a_running_store_is_damage() {
-    let t = Fixture::short();
+    let mut t = Fixture::short();
     t.put(b"k", b"v");
+    t.restart_at(NOW);
     let path = t.directory.path().join(FIRST);
     fs::OpenOptions::new().write(true).open(path).unwrap().set_len(50).unwrap();
     let answer = t.store.get(&mut Session::at(NOW), b"k").err().unwrap().to_string();
@@ -1385,8 +1416,9 @@ fn a_file_that_was_cut_under_a_running_store_is_damage() {
 
 #[test]
 fn a_read_error_is_answered_and_passes() {
-    let t = Fixture::short();
+    let mut t = Fixture::short();
     t.put(b"k", b"v");
+    t.restart_at(NOW);
     t.disk.fail(&[Call::Read], 0, How::Once);
     let answer = t.store.get(&mut Session::at(NOW), b"k").err();
     assert!(matches!(answer, Some(Error::Read(_))), "{answer:?}");

@@ -143,7 +143,7 @@ impl Context {
                 // One that can't be read has no line. A get says why.
                 } else if let Some(item) = store.peek(&mut self.session, &key) {
                     let size = store.format.record_len(item.value.len());
-                    write_listed(out, &item, size, now);
+                    write_listed(out, &Record { key: &key, ..item }, size, now);
                 }
             } else if let Some(keys) = store.keys(&mut self.session, it.next) {
                 (it.keys, it.next) = (keys, it.next + 1);

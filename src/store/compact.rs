@@ -163,7 +163,7 @@ fn walk(
         records.skip_to(position);
         let unread = |error: std::io::Error| Error::Read(error.to_string());
         let Step::Record(_, record) = records.next().map_err(unread)? else {
-            return Err(items.log.damaged(position));
+            return Err(old.damaged(position));
         };
         if let Some(copy) = items.copy(now, position, record)? {
             // C5: this has its space now.

@@ -5,7 +5,8 @@
 //! seed: clients choose the keys, and could otherwise choose keys that all collide.
 //!
 //! Memory per key: 40 bytes in the table, whose load is between 7/16 and 7/8, and a box
-//! of its own for a key of more than 22 bytes. The values stay in the log.
+//! of its own for a key of more than 22 bytes. The values stay in the log; a shard keeps
+//! those that were read recently.
 
 use crate::lock;
 use crate::store::crc::crc32;
@@ -145,6 +146,12 @@ impl Hash for Key {
 
 pub(crate) type Entries = HashMap<Key, Entry>;
 
+/// What a record says of its item, and the value.
+pub(crate) type Item = (Record<'static>, Vec<u8>);
+
+/// A shard starts to collect recent items anew when they have this much memory, in bytes.
+const RECENT: usize = 256 << 10;
+
 /// The keys of one shard.
 #[derive(Default)]
 pub(crate) struct Shard {
@@ -155,15 +162,43 @@ pub(crate) struct Shard {
     expired_bytes: u64,
     /// S3: the end of the newest record that removed a key from this shard.
     pub(crate) removed: u64,
+    /// Items that were read, by the positions of their records, so that keys requested again
+    /// and again cost no system call. No other bytes ever stand there (L1), so nothing here
+    /// is out of date.
+    pub(crate) recent: HashMap<u64, Item>,
+    /// The memory of all that came in since it was last empty, in bytes.
+    recent_len: usize,
 }
 
 impl Shard {
+    /// Copies an item that was read recently to `item`. False if it was not.
+    pub(crate) fn recall(&self, position: u64, item: &mut Item) -> bool {
+        let Some((record, value)) = self.recent.get(&position) else { return false };
+        item.0 = *record;
+        item.1.clone_from(value);
+        true
+    }
+
+    /// Keeps the item whose record stands at `position` among the recent ones.
+    pub(crate) fn keep(&mut self, position: u64, item: &Item) {
+        let len = size_of::<Item>() + item.1.len();
+        if self.recent_len + len > RECENT {
+            self.recent.clear();
+            self.recent_len = 0;
+        }
+        if len <= RECENT {
+            self.recent_len += len;
+            self.recent.insert(position, item.clone());
+        }
+    }
+
     /// What has not expired.
     pub(crate) fn live(&self, now: u64) -> impl Iterator<Item = (&Key, &Entry)> {
         self.entries.iter().filter(move |it| !is_expired(it.1.exptime.into(), now))
     }
 
-    pub(crate) fn insert(&mut self, key: &[u8], entry: Entry) {
+    /// Returns what was there.
+    pub(crate) fn insert(&mut self, key: &[u8], entry: Entry) -> Option<Entry> {
         self.value_bytes += u64::from(entry.size);
         // An overwrite must not allocate the key again.
         let old = match self.entries.get_mut(key) {
@@ -171,6 +206,7 @@ impl Shard {
             None => self.entries.insert(Key::new(key), entry),
         };
         self.value_bytes -= old.map_or(0, |old| u64::from(old.size));
+        old
     }
 
     /// Removes a key because of what the record that ends at `end` says.
@@ -267,7 +303,7 @@ impl Index {
         match kind {
             Kind::Set => {
                 let entry = Entry::new(position, value.len(), exptime);
-                self.shard(key).insert(key, entry);
+                let _ = self.shard(key).insert(key, entry);
             }
             Kind::Delete => self.shard(key).remove(key, 0),
             Kind::Flush => {

@@ -26,12 +26,11 @@
 //!   killed and the clock goes back. What nobody asks for is garbage, until compaction ends.
 
 use crate::drop_elsewhere;
-use crate::store::error::{Error, Result};
-use crate::store::index::{Entry, Index, Shard, is_expired};
-use crate::store::log::Log;
+use crate::store::error::Result;
+use crate::store::index::{Entry, Index, Item, Shard, is_expired};
+use crate::store::log::{Generation, Log};
 use crate::store::record::{Draft, Kind, Record};
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::atomic::{
     AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
@@ -40,9 +39,6 @@ use std::sync::atomic::{
 /// What a look-up adds to [`Session::work`], found or not: a line of a megabyte may name
 /// half a million keys that are not there.
 const LOOK_UP: u64 = 256;
-
-/// A session starts to collect recent records anew when they have more bytes than this.
-const RECENT: u64 = 8 << 20;
 
 /// A caller's side of the store: one for each thread.
 #[derive(Default)]
@@ -54,22 +50,24 @@ pub struct Session {
     /// The work done since this was last 0, in bytes of records read and appended, and
     /// some for each look-up: what requests have cost, which their length does not show.
     pub work: u64,
-    /// What the latest update has found.
+    /// What the latest look-up has found.
     pub(crate) found: Option<Entry>,
     /// Unique and expiry of what it has stored, and the size of the value, stored or not.
     pub stored: (Record<'static>, usize),
-    /// Records that were read, by position, so that keys requested again and again cost no
-    /// system call. No other bytes ever stand there (L1), so nothing here is out of date. The
-    /// price: as long as a copy is here, damage on the disk is not noticed.
-    recent: HashMap<u64, Vec<u8>>,
-    /// How many bytes they have.
-    recent_len: u64,
+    /// The item that was loaded last.
+    loaded: Item,
 }
 
 impl Session {
     /// A session at `now`, in Unix seconds.
     pub fn at(now: u64) -> Session {
         Session { now, ..Session::default() }
+    }
+
+    /// The item that was loaded last, but for its key.
+    pub(crate) fn item(&self) -> Record<'_> {
+        let (was_read, idle) = self.found.map_or((false, 0), |it| it.access(self.now));
+        Record { was_read, idle, value: &self.loaded.1, ..self.loaded.0 }
     }
 
     fn depend(&mut self, position: u64) {
@@ -110,7 +108,7 @@ pub(crate) struct Counts {
 }
 
 impl Items {
-    /// The item under `key`, read into the session; and whether that is an access.
+    /// The item under `key`, loaded into the session; and whether that is an access.
     pub(crate) fn get<'s>(
         &self,
         session: &'s mut Session,
@@ -118,16 +116,19 @@ impl Items {
         is_access: bool,
     ) -> Result<Option<Record<'s>>> {
         self.flush_if_due(session)?;
-        let entry = loop {
-            let found = self.find(&mut self.index.shard(key), session, key, is_access);
-            let Some(entry) = found else { return Ok(None) };
-            // Read without the shard's lock. Where the file has just gone, the record
-            // was moved, and the index says where to.
-            if self.load(entry, session)? {
-                break entry;
-            }
-        };
-        Ok(Some(self.loaded(entry, session)))
+        let mut shard = self.index.shard(key);
+        let found = self.find(&mut shard, session, key, is_access);
+        let Some(entry) = found else { return Ok(None) };
+        let position = self.position(entry);
+        if !shard.recall(position, &mut session.loaded) {
+            let file = self.log.generation_at(position);
+            // Read without the shard's lock. If the record is moved meanwhile, its old file
+            // lasts until we are done with it.
+            drop(shard);
+            session.loaded = self.read(entry, &file)?;
+            self.index.shard(key).keep(position, &session.loaded);
+        }
+        Ok(Some(session.item()))
     }
 
     /// Stores a new value, whatever is there. Its checksum is computed before any lock is
@@ -151,14 +152,16 @@ impl Items {
         self.flush_if_due(session)?;
         let mut shard = self.index.shard(key);
         let found = self.find(&mut shard, session, key, is_access);
-        session.found = found;
-        let read = found.filter(|_| loads);
-        // While the shard is locked, no record of it can be moved.
-        if !read.map_or(Ok(true), |entry| self.load(entry, session))? {
-            return Err(Error::Read("its file is gone".into()));
+        if let Some(entry) = found.filter(|_| loads) {
+            let position = self.position(entry);
+            if !shard.recall(position, &mut session.loaded) {
+                session.loaded = self.read(entry, &self.log.generation_at(position))?;
+                shard.keep(position, &session.loaded);
+            }
+        } else {
+            session.loaded = Item::default();
         }
-        let old = read.map(|entry| self.loaded(entry, session));
-        let (change, answer) = decide(old.or(found.map(|_| Record::default())));
+        let (change, answer) = decide(found.map(|_| session.item()));
         match change {
             Change::Keep => {}
             Change::Remove => session.wrote(self.remove(&mut shard, key)?),
@@ -182,9 +185,14 @@ impl Items {
         let place = self.log.append_value(new)?;
         let mut entry = Entry::new(place.start, value.len(), exptime);
         entry.access_at(session.now, was_read);
-        shard.insert(key, entry);
+        let old = shard.insert(key, entry);
         self.counts.total_items.fetch_add(1, Relaxed);
         let cas = if cas == 0 { place.start } else { cas };
+        // An item that is read often need not be read again after each change.
+        if old.is_some_and(|old| shard.recent.remove(&self.position(old)).is_some()) {
+            let record = Record { cas, key: b"", value: b"", ..new.record };
+            shard.keep(place.start, &(record, value.into()));
+        }
         session.stored = (Record { cas, exptime, ..Record::default() }, value.len());
         session.wrote(place);
         Ok(())
@@ -274,17 +282,21 @@ impl Items {
         reads: bool,
     ) -> Option<Entry> {
         session.work += LOOK_UP;
+        session.found = None;
         let Some(noted) = shard.entries.get_mut(key) else {
             session.depend(shard.removed);
             return None;
         };
         let entry = *noted;
-        session.depend(self.position(entry) + entry.len(&self.log.format));
+        let len = entry.len(&self.log.format);
+        session.work += len;
+        session.depend(self.position(entry) + len);
         if !is_expired(entry.exptime.into(), session.now) {
             if reads {
                 noted.access_at(session.now, true);
             }
-            return Some(entry);
+            session.found = Some(entry);
+            return session.found;
         }
         self.counts.expired_lookups.fetch_add(1, Relaxed);
         // S6. If that can't be appended, the item has expired all the same, and only a clock
@@ -297,34 +309,16 @@ impl Items {
         entry.position(self.log.synced())
     }
 
-    /// Has a record in the session, verified when it is read (F1). False if its file is gone.
-    fn load(&self, entry: Entry, session: &mut Session) -> Result<bool> {
-        let (position, len) = (self.position(entry), entry.len(&self.log.format));
-        session.work += len;
-        if session.recent.contains_key(&position) {
-            return Ok(true);
-        }
-        if session.recent_len + len > RECENT {
-            session.recent.clear();
-            session.recent_len = 0;
-        }
-        let mut bytes = vec![0; len as usize];
-        if !self.log.read(position, &mut bytes)? {
-            return Ok(false);
-        }
-        if self.log.format.decode(&bytes, position).is_none() {
+    /// Reads an item from its record in that file, verified (F1).
+    fn read(&self, it: Entry, file: &Generation) -> Result<Item> {
+        let (position, format) = (self.position(it), &self.log.format);
+        let mut bytes = self.log.read(file, position..position + it.len(format))?;
+        let Some(record) = format.decode(&bytes, position) else {
             self.counts.damaged_reads.fetch_add(1, Relaxed);
-            return Err(self.log.damaged(position));
-        }
-        session.recent_len += len;
-        session.recent.insert(position, bytes);
-        Ok(true)
-    }
-
-    /// The record that was loaded last.
-    pub(crate) fn loaded<'s>(&self, entry: Entry, session: &'s Session) -> Record<'s> {
-        let bytes = &session.recent[&self.position(entry)];
-        let (was_read, idle) = entry.access(session.now);
-        Record { was_read, idle, ..self.log.format.fields(bytes) }
+            return Err(file.damaged(position));
+        };
+        let record = Record { key: b"", value: b"", ..record };
+        bytes.drain(..format.overhead());
+        Ok((record, bytes))
     }
 }

@@ -89,6 +89,12 @@ impl Generation {
         file_name(self.number)
     }
 
+    /// What a read says that finds no valid record at `position`.
+    pub(crate) fn damaged(&self, position: u64) -> Error {
+        let (name, offset) = (self.name(), position - self.base);
+        Error::Read(format!("the record in {name} at offset {offset} is damaged"))
+    }
+
     /// Whether its name leads to another file, or to none.
     fn is_lost(&self, disk: &dyn Disk) -> bool {
         let inode = |file: &File| file.metadata().map(|it| (it.dev(), it.ino())).ok();
@@ -352,42 +358,32 @@ impl Log {
         Ok(())
     }
 
-    /// Fills `buffer` with the bytes at `position`. False if their file is gone:
-    /// compaction has moved the record, and the index knows where to.
-    pub(crate) fn read(&self, position: u64, buffer: &mut [u8]) -> Result<bool> {
-        let end = position + buffer.len() as u64;
+    /// The bytes of a record, which stand in that file, or will.
+    pub(crate) fn read(&self, file: &Generation, place: Range<u64>) -> Result<Vec<u8>> {
+        let Range { start, end } = place;
         // A record is in the tail or in the file, as a whole: the tail is written at once.
         if self.written.load(Acquire) < end {
             let tail = lock(&self.tail);
             // Checked again: before the lock was ours, the tail may have been written.
             let written = self.written.load(Acquire);
             if written < end {
-                let from = (position - written) as usize;
-                buffer.copy_from_slice(&tail.bytes[from..from + buffer.len()]);
-                return Ok(true);
+                let [from, to] = [start, end].map(|it| (it - written) as usize);
+                return Ok(tail.bytes[from..to].to_vec());
             }
         }
-        let Some(generation) = self.generation_at(position) else {
-            return Ok(false);
-        };
-        let offset = position - generation.base;
-        let read = self.disk.read(&generation.file, buffer, offset);
-        let why = |error| format!("{} at offset {offset}: {error}", generation.name());
-        read.map(|()| true).map_err(|error| Error::Read(why(error)))
+        let (offset, mut bytes) = (start - file.base, vec![0; (end - start) as usize]);
+        let read = self.disk.read(&file.file, &mut bytes, offset);
+        let why = |error| format!("{} at offset {offset}: {error}", file.name());
+        read.map_err(|error| Error::Read(why(error)))?;
+        Ok(bytes)
     }
 
-    /// What a read says that finds no valid record at `position`.
-    pub(crate) fn damaged(&self, position: u64) -> Error {
-        let place = self.generation_at(position).map(|generation| {
-            format!("in {} at offset {}", generation.name(), position - generation.base)
-        });
-        let place = place.as_deref().unwrap_or("in a file that is gone");
-        Error::Read(format!("the record {place} is damaged"))
-    }
-
-    fn generation_at(&self, position: u64) -> Option<Arc<Generation>> {
+    /// The file of a live record. It stays as long as somebody has it, or the lock of the
+    /// shard that points there.
+    pub(crate) fn generation_at(&self, position: u64) -> Arc<Generation> {
         let generations = lock(&self.generations);
-        generations.iter().rev().find(|g| g.base <= position).cloned()
+        let found = generations.iter().rev().find(|g| g.base <= position);
+        found.expect("the file of a live record is there").clone()
     }
 
     /// C5: reserves so many bytes of the disk, until the file is dropped or the process

@@ -309,14 +309,11 @@ impl Format {
         let key_crc = crc32(0, &bytes[KEY_LEN..KEY + key_len]);
         let body_crc = crc32(key_crc, &bytes[key_end..]);
         let crc = record_crc(body_crc, &bytes[..KEY_LEN], position);
-        (is_padded && number(CRC, KIND) == crc).then(|| self.fields(bytes))
-    }
-
-    /// The fields of a record that [`Format::decode`] has verified.
-    pub(crate) fn fields<'a>(&self, bytes: &'a [u8]) -> Record<'a> {
-        let number = |from, to| self.int_order.read(&bytes[from..to]);
+        if !is_padded || number(CRC, KIND) != crc {
+            return None;
+        }
         let kind = usize::from(bytes[KIND] & !MARKS);
-        Record {
+        Some(Record {
             kind: KINDS[kind - 1],
             stale: bytes[KIND] & STALE != 0,
             win_sent: bytes[KIND] & WIN_SENT != 0,
@@ -324,10 +321,10 @@ impl Format {
             exptime: number(EXPTIME, CAS),
             cas: number(CAS, SYNCED),
             synced: number(SYNCED, KEY_LEN),
-            key: &bytes[KEY..][..number(KEY_LEN, KEY) as usize],
+            key: &bytes[KEY..KEY + key_len],
             value: &bytes[self.overhead()..],
             ..Record::default()
-        }
+        })
     }
 }
 
