@@ -611,7 +611,7 @@ fn a_value_that_no_size_can_say_is_one_error_of_the_server() {
     let expected = "STORED \r\n\
         SERVER_ERROR the value is too large for a size of this dialect \r\n\
         VALUE a \x04 \r\nx \r\nEND \r\n";
-    assert_eq!(served.replies(&context), expected);
+    assert_eq!(served.replies(&mut context), expected);
 }
 
 // Servers.

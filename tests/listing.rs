@@ -129,11 +129,11 @@ fn a_listing_that_is_not_read_delays_nobody() {
     assert_eq!(slow.connection.waits_for(), Some(Waits::Output));
     let mut other = Served::new(format!("get {}\r\n", key(1)).as_bytes());
     other.serve(&mut context);
-    assert!(other.replies(&context).ends_with("value\r\nEND\r\n"));
+    assert!(other.replies(&mut context).ends_with("value\r\nEND\r\n"));
     // What it has sent after that is answered after it.
     let mut text = Vec::new();
     while slow.connection.waits_for() != Some(Waits::Input) {
-        slow.flush(&context);
+        slow.flush(&mut context);
         let _ = slow.client.read_to_end(&mut text);
         slow.serve_all(&mut context);
     }

@@ -947,7 +947,7 @@ fn a_get_of_many_missing_keys_lets_the_neighbours_have_their_turn() {
     let mut served = Served::new(line.as_bytes());
     let ticks = served.serve_all(&mut context);
     assert!((2..10).contains(&ticks), "{ticks} ticks");
-    assert_eq!(served.replies(&context), "END\r\n");
+    assert_eq!(served.replies(&mut context), "END\r\n");
 }
 
 #[test]
@@ -986,12 +986,33 @@ fn a_get_stops_between_its_keys_when_the_output_is_full() {
     assert_eq!(served.connection.waits_for(), Some(Waits::Output));
     served.serve(&mut context);
     assert_eq!(stat(&mut context, "cmd_get"), 3);
-    let replies = served.replies(&context);
+    let replies = served.replies(&mut context);
     assert!((OUTPUT_LIMIT..OUTPUT_LIMIT + 110_000).contains(&replies.len()));
     assert_eq!(served.connection.waits_for(), Some(Waits::Turn));
     served.serve(&mut context);
-    assert!(served.replies(&context).ends_with("\r\nEND\r\nVERSION 1.6.0\r\n"));
+    assert!(served.replies(&mut context).ends_with("\r\nEND\r\nVERSION 1.6.0\r\n"));
     assert_eq!(stat(&mut context, "cmd_get"), 5);
+}
+
+#[test]
+fn a_worker_keeps_some_output_buffers_and_no_large_one() {
+    // V3
+    let directory = TempDir::new();
+    let mut context = context(&directory, 1 << 20);
+    let Context { shared, session, .. } = &mut context;
+    shared.store.set(session, b"big", 0, 0, &[b'v'; 100_000]).unwrap();
+    let mut connections: Vec<_> =
+        (0..200).map(|_| Served::new(b"version\r\n")).collect();
+    connections.iter_mut().for_each(|it| it.serve(&mut context));
+    assert_eq!(context.buffers.len(), 0);
+    connections.iter_mut().for_each(|it| it.flush(&mut context));
+    assert_eq!(context.buffers.len(), 128);
+    // A request without a reply gives it back as well.
+    replies(&mut context, "verbosity 1 noreply\r\n");
+    assert_eq!(context.buffers.len(), 128);
+    replies(&mut context, "get big\r\n");
+    assert_eq!(context.buffers.len(), 127);
+    assert!(context.buffers.iter().all(|it| it.is_empty() && it.capacity() <= 4096));
 }
 
 #[test]
@@ -1004,14 +1025,14 @@ fn nothing_is_read_while_replies_wait() {
     let gets = b"get big\r\n";
     let mut served = Served::new(&gets.repeat(20_000));
     served.serve(&mut context);
-    served.flush(&context);
+    served.flush(&mut context);
     let read = stat(&mut context, "bytes_read");
     assert!(read <= READ_LIMIT as u64 + 100, "{read} bytes");
     let mut taken = 0;
     while taken < 30 * 1_000_000 {
         taken += served.client.read(&mut [0; 10_000]).unwrap();
         served.serve(&mut context);
-        served.flush(&context);
+        served.flush(&mut context);
     }
     // The requests that it has read are not all answered.
     let more = stat(&mut context, "bytes_read") - read;

@@ -1175,7 +1175,7 @@ fn closed_after(
     shared.store.set(session, b"big", 0, 0, &[b'v'; 1_000_000]).expect("set");
     let mut served = Served::new(head);
     served.serve(&mut context);
-    served.flush(&context);
+    served.flush(&mut context);
     (1..=1000).find(|_| {
         served.now += Duration::from_secs(1);
         let is_overdue = served.connection.is_overdue(served.now, options);
@@ -1277,7 +1277,7 @@ fn a_client_is_idle_from_the_moment_that_its_last_reply_has_left() {
     let mut served = Served::new(b"get k\r\n");
     served.serve(&mut context);
     served.now += Duration::from_secs(100);
-    served.flush(&context);
+    served.flush(&mut context);
     let overdue_in = |seconds| {
         let then = served.now + Duration::from_secs(seconds);
         served.connection.is_overdue(then, &options)

@@ -14,7 +14,7 @@
 //! - V2: what a connection holds is bounded: one unfinished request and one read, and
 //!   [`OUTPUT_LIMIT`] of replies and one value more; at most twice that, since a buffer
 //!   grows by doubling. A listing also has the keys of one part.
-//! - V3: an idle connection holds no buffers.
+//! - V3: an idle connection holds no buffers: its worker takes them back.
 //! - V4: with `--auth-file`, nothing but a login is executed before a login, and its
 //!   block is short: see `login.rs`.
 
@@ -38,10 +38,6 @@ pub const READ_LIMIT: usize = 64 << 10;
 /// A request or its replies may take longer than `--request-timeout` as long as this many
 /// bytes arrive, or leave, per second on average.
 const LEAST_RATE: f64 = 1024.0;
-
-/// Bytes for which an output buffer has room at first: some short values. The allocator
-/// hands out small blocks faster.
-const OUTPUT_START: usize = 1000;
 
 /// What comes next in the input.
 enum Next {
@@ -252,10 +248,7 @@ impl Connection {
     /// Executes request after request from the head of `bytes`; returns how many bytes
     /// are done with. What is not becomes `input` again.
     fn execute(&mut self, bytes: &[u8], now: Instant, context: &mut Context) -> usize {
-        // V3 gave the buffer back. One small allocation saves several while replies gather.
-        if self.output.capacity() == 0 {
-            self.output.reserve(OUTPUT_START);
-        }
+        self.output = context.buffers.pop().unwrap_or_default();
         let mut used = 0;
         while bytes.len() - used >= self.next.needed() {
             // V2: more requests would be more replies. And the neighbours wait.
@@ -286,7 +279,7 @@ impl Connection {
             }
         }
         if self.output.is_empty() {
-            self.output = Vec::new();
+            context.take_back(&mut self.output);
         }
         used
     }
@@ -462,7 +455,7 @@ impl Connection {
     }
 
     /// Lets the replies leave, as far as the socket takes them.
-    pub fn flush(&mut self, now: Instant, context: &Context) -> io::Result<()> {
+    pub fn flush(&mut self, now: Instant, context: &mut Context) -> io::Result<()> {
         if self.output.is_empty() || self.is_slowed {
             return Ok(());
         }
@@ -470,11 +463,14 @@ impl Connection {
             Ok(count) => {
                 context.counters().bytes_written.add(count as u64);
                 self.sent += count;
-                match self.sent == self.output.len() {
-                    // All that was asked for is done, however long that took.
-                    true => (self.output, self.sent, self.since) = (Vec::new(), 0, now),
-                    false => self.progress(count, now),
+                if self.sent < self.output.len() {
+                    self.progress(count, now);
+                    return Ok(());
                 }
+                // All that was asked for is done, however long that took.
+                (self.sent, self.since) = (0, now);
+                // V3
+                context.take_back(&mut self.output);
                 Ok(())
             }
             Err(error) if is_transient(&error) => Ok(()),

@@ -26,6 +26,7 @@ use crate::server::shared::Shared;
 use crate::server::stats::{Counters, totals};
 use crate::store::{Answer, Record, Result, Session, Update, Verb};
 use std::fmt::Display;
+use std::mem;
 use std::path::Path;
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
@@ -37,6 +38,10 @@ pub const OUTPUT_LIMIT: usize = 256 << 10;
 /// cost, the tick ends: replies leave, and those that were not served come first in the
 /// next. A short request may read and write a large value.
 const WORK_LIMIT: u64 = 1 << 20;
+
+/// A worker keeps so many output buffers, of at most so many bytes.
+const BUFFERS: usize = 128;
+const BUFFER_LIMIT: usize = 4096;
 
 /// A listing, as far as it has come. It is made in pieces: the keys of a part are copied,
 /// and the items looked up one after the other, while there is room for replies.
@@ -56,12 +61,25 @@ pub struct Context {
     pub(crate) worker: usize,
     /// The worker's side of the store.
     pub session: Session,
+    /// Empty output buffers. The next one to be used is the one that was used last, which
+    /// is still in the processor's caches.
+    pub buffers: Vec<Vec<u8>>,
 }
 
 impl Context {
     /// For worker number `worker`.
     pub fn new(shared: Arc<Shared>, worker: usize) -> Context {
-        Context { shared, worker, session: Session::default() }
+        let (session, buffers) = (Session::default(), Vec::new());
+        Context { shared, worker, session, buffers }
+    }
+
+    /// Takes an output buffer back, and keeps it if it is not large.
+    pub(crate) fn take_back(&mut self, buffer: &mut Vec<u8>) {
+        let mut buffer = mem::take(buffer);
+        if buffer.capacity() <= BUFFER_LIMIT && self.buffers.len() < BUFFERS {
+            buffer.clear();
+            self.buffers.push(buffer);
+        }
     }
 
     /// The worker's counters.
@@ -100,7 +118,7 @@ impl Context {
                 let verb = Verb::Touch;
                 self.update(&Update { verb, key, exptime, ..Update::default() })
             });
-            let Context { shared, session, worker } = self;
+            let Context { shared, session, worker, .. } = self;
             let (store, it) = (&shared.store, &shared.counters[*worker]);
             let found = match touched {
                 None => store.get(session, key),
@@ -206,7 +224,7 @@ impl Context {
 
     /// Executes an update, and counts it: once when it comes, once by its answer.
     fn update(&mut self, update: &Update) -> Result<Answer> {
-        let Context { shared, session, worker } = self;
+        let Context { shared, session, worker, .. } = self;
         let counters = &shared.counters[*worker];
         match update.verb {
             Verb::Touch => counters.cmd_touch.add(1),

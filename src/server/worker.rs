@@ -120,6 +120,7 @@ impl Worker {
     fn tick(&mut self, now: Instant) -> io::Result<()> {
         let is_woken = self.queue_ready();
         self.context.session.work = 0;
+        self.context.session.now = self.poller.unix_now();
         let mut served = Vec::with_capacity(self.turns.len());
         while !self.context.is_exhausted()
             && let Some(token) = self.turns.pop_front()
@@ -166,9 +167,8 @@ impl Worker {
 
     /// Lets a connection execute its requests. Returns what its replies depend on.
     fn serve(&mut self, token: usize, now: Instant) -> Option<u64> {
-        let Worker { connections, context, buffer, poller, .. } = self;
+        let Worker { connections, context, buffer, .. } = self;
         let connection = connections.get_mut(token)?.as_mut()?;
-        context.session.now = poller.unix_now();
         context.session.depends_on = 0;
         let serve = AssertUnwindSafe(|| connection.serve(buffer, now, context));
         // W2: whatever it was doing, it does no more.
@@ -227,7 +227,7 @@ impl Worker {
         if let Some(error) = error {
             connection.fail(error, self.shared.options.dialect);
         }
-        if connection.flush(now, &self.context).is_err() {
+        if connection.flush(now, &mut self.context).is_err() {
             connection.abandon(BROKEN);
         }
         let Some(waits) = connection.waits_for() else { return self.close(token) };

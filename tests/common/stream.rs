@@ -260,12 +260,12 @@ impl Served {
     }
 
     /// Lets replies leave, as far as the socket takes them.
-    pub fn flush(&mut self, context: &Context) {
+    pub fn flush(&mut self, context: &mut Context) {
         self.connection.flush(self.now, context).unwrap();
     }
 
     /// The replies that it has, taken by its client.
-    pub fn replies(&mut self, context: &Context) -> String {
+    pub fn replies(&mut self, context: &mut Context) -> String {
         let mut replies = Vec::new();
         loop {
             self.flush(context);
@@ -317,7 +317,7 @@ pub fn answers(
         connection.serve(&mut buffer, now, &mut context).unwrap();
         let position = context.session.depends_on;
         context.shared.store.commit(position, NOW).unwrap();
-        connection.flush(now, &context).unwrap();
+        connection.flush(now, &mut context).unwrap();
         match far.read(&mut taken) {
             Ok(count) => {
                 answers.extend_from_slice(&taken[..count]);
