@@ -30,8 +30,8 @@
 //!   ends the process, which is safe.
 //! - W3: a connection that closes frees its place for one that waits.
 //! - W4: running out of descriptors delays new connections, and nobody else.
-//! - W5: a parked connection is not read from, and continues after the first commit of the
-//!   syncer that can decide about its replies.
+//! - W5: a parked connection is not read from, and continues when its replies are safe, or
+//!   when the last commit of them has failed and nobody has requested another.
 //! - W6: a server that is told to stop accepts nothing more, lets each worker end its tick
 //!   and answer what is parked, and syncs what was written.
 //!

@@ -298,9 +298,9 @@ fn thousands_of_idle_connections_hold_no_buffers() {
     let streams: Vec<_> = (0..idle).map(|_| server.connect()).collect();
     let (busy, value) = (server.connect(), value(0, 16 << 10));
     let (request, reply) = (set("k", &value), hit("k", &value));
-    // What a worker remembers of records, and frees, has its size from then on.
+    // What the workers and the shard keep has its size from then on.
     for stream in &streams[..2] {
-        for _ in 0..1100 {
+        for _ in 0..50 {
             ask(stream, &request, STORED);
             ask(stream, "get k\r\n", only("k", &value));
         }

@@ -14,7 +14,7 @@
 //! - V2: what a connection holds is bounded: one unfinished request and one read, and
 //!   [`OUTPUT_LIMIT`] of replies and one value more; at most twice that, since a buffer
 //!   grows by doubling. A listing also has the keys of one part.
-//! - V3: an idle connection holds no buffers: its worker takes them back.
+//! - V3: an idle connection holds no buffers; its worker takes back the one for replies.
 //! - V4: with `--auth-file`, nothing but a login is executed before a login, and its
 //!   block is short: see `login.rs`.
 

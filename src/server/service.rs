@@ -39,8 +39,10 @@ pub const OUTPUT_LIMIT: usize = 256 << 10;
 /// next. A short request may read and write a large value.
 const WORK_LIMIT: u64 = 1 << 20;
 
-/// A worker keeps so many output buffers, of at most so many bytes.
+/// A worker keeps at most this many output buffers.
 const BUFFERS: usize = 128;
+
+/// One that is larger is freed.
 const BUFFER_LIMIT: usize = 4096;
 
 /// A listing, as far as it has come. It is made in pieces: the keys of a part are copied,
@@ -125,17 +127,17 @@ impl Context {
                 Some(Ok(Answer::Touched)) => Ok(Some(store.touched(session))),
                 Some(answer) => answer.map(|_| None),
             };
-            // A touch is counted already.
-            let gets = u64::from(exptime.is_none());
-            it.cmd_get.add(gets);
+            // `update` has counted a touch.
+            let count = u64::from(exptime.is_none());
+            it.cmd_get.add(count);
             let written = match found {
                 Ok(Some(Record { flags, cas, value, .. })) => {
-                    it.get_hits.add(gets);
+                    it.get_hits.add(count);
                     let unique = unique.then_some(cas);
                     dialect.write_value(out, key, flags, unique, value)
                 }
                 Ok(None) => {
-                    it.get_misses.add(gets);
+                    it.get_misses.add(count);
                     dialect.write_miss(out, key)
                 }
                 Err(error) => Err(error.to_string()),

@@ -118,7 +118,11 @@ impl Worker {
 
     /// Serves the connections that are ready: the way of a request, from here on.
     fn tick(&mut self, now: Instant) -> io::Result<()> {
-        let is_woken = self.queue_ready();
+        if self.queue_ready() {
+            self.register_new(now);
+            let parked = mem::take(&mut self.parked);
+            self.settle(parked, self.shared.syncer.failed(), now);
+        }
         self.context.session.work = 0;
         self.context.session.now = self.poller.unix_now();
         let mut served = Vec::with_capacity(self.turns.len());
@@ -131,13 +135,6 @@ impl Worker {
         let position = served.iter().map(|(_, depends_on)| *depends_on).max();
         let failed = self.commit(position.unwrap_or(0))?;
         self.settle(served, failed, now);
-        // W5: only after parking. A commit that ended during this tick may be that of
-        // connections which were parked just now.
-        if is_woken {
-            self.register_new(now);
-            let parked = mem::take(&mut self.parked);
-            self.settle(parked, self.shared.syncer.failed(), now);
-        }
         Ok(())
     }
 
@@ -247,7 +244,8 @@ impl Worker {
     /// Registers the connections in the mailbox.
     fn register_new(&mut self, now: Instant) {
         let mailbox = &self.shared.mailboxes[self.context.worker];
-        // The bytes mean nothing, and neither does a failure.
+        // The bytes mean nothing, and neither does a failure. W5: what comes after this wakes
+        // the worker again.
         let _ = (&mailbox.woken).read(&mut [0; 64]);
         let new = mem::take(&mut *lock(&mailbox.connections));
         for (stream, number) in new {

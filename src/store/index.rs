@@ -152,6 +152,11 @@ pub(crate) type Item = (Record<'static>, Vec<u8>);
 /// A shard starts to collect recent items anew when they have this much memory, in bytes.
 const RECENT: usize = 256 << 10;
 
+/// The memory of a recent item, in bytes: its table may be half empty.
+fn memory_of(value: &[u8]) -> usize {
+    2 * size_of::<(u64, Item)>() + value.len()
+}
+
 /// The keys of one shard.
 #[derive(Default)]
 pub(crate) struct Shard {
@@ -165,8 +170,8 @@ pub(crate) struct Shard {
     /// Items that were read, by the positions of their records, so that keys requested again
     /// and again cost no system call. No other bytes ever stand there (L1), so nothing here
     /// is out of date.
-    pub(crate) recent: HashMap<u64, Item>,
-    /// The memory of all that came in since it was last empty, in bytes.
+    recent: HashMap<u64, Item>,
+    /// Their memory, in bytes.
     recent_len: usize,
 }
 
@@ -179,17 +184,26 @@ impl Shard {
         true
     }
 
-    /// Keeps the item whose record stands at `position` among the recent ones.
-    pub(crate) fn keep(&mut self, position: u64, item: &Item) {
-        let len = size_of::<Item>() + item.1.len();
+    /// Keeps the item of the record at `position` among the recent ones.
+    pub(crate) fn keep(&mut self, position: u64, record: &Record) {
+        let len = memory_of(record.value);
+        if len > RECENT {
+            return;
+        }
         if self.recent_len + len > RECENT {
             self.recent.clear();
             self.recent_len = 0;
         }
-        if len <= RECENT {
-            self.recent_len += len;
-            self.recent.insert(position, item.clone());
-        }
+        self.recent_len += len;
+        let own = Record { key: b"", value: b"", ..*record };
+        self.recent.insert(position, (own, record.value.into()));
+    }
+
+    /// Keeps an item no longer. False if it was not kept.
+    pub(crate) fn forget(&mut self, position: u64) -> bool {
+        let Some((_, value)) = self.recent.remove(&position) else { return false };
+        self.recent_len -= memory_of(&value);
+        true
     }
 
     /// What has not expired.
@@ -397,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cleared_shard_keeps_no_memory() {
+    fn a_cleared_shard_keeps_no_keys() {
         let index = Index::new();
         let mut shard = index.shard(b"k");
         shard.insert(b"k", Entry::new(40, 1, 0));

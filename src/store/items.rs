@@ -3,8 +3,8 @@
 //! Values live in the log; the index knows for each key where. A command that reads and
 //! then writes is an [`Items::update`]: under the key's shard lock it looks at the item
 //! that is there and decides to keep it, to put another in its place, or to remove it.
-//! A plain get holds the lock for one look-up and reads the file without it; a plain set
-//! has nothing to look at.
+//! A plain get holds the lock for one look-up, and reads the file, where that is needed,
+//! without it; a plain set has nothing to look at.
 //!
 //! Every operation takes a [`Session`]. It brings the time, so nothing here reads a
 //! clock, and collects the highest log position that the answers *depend on*:
@@ -120,13 +120,14 @@ impl Items {
         let found = self.find(&mut shard, session, key, is_access);
         let Some(entry) = found else { return Ok(None) };
         let position = self.position(entry);
+        session.work += entry.len(&self.log.format);
         if !shard.recall(position, &mut session.loaded) {
             let file = self.log.generation_at(position);
             // Read without the shard's lock. If the record is moved meanwhile, its old file
             // lasts until we are done with it.
             drop(shard);
             session.loaded = self.read(entry, &file)?;
-            self.index.shard(key).keep(position, &session.loaded);
+            self.index.shard(key).keep(position, &session.item());
         }
         Ok(Some(session.item()))
     }
@@ -140,7 +141,7 @@ impl Items {
     }
 
     /// Changes the item under `key` as `decide` says, which also gives the answer. It gets
-    /// the item, if there is one: read from the log if it `loads` that, else empty.
+    /// the item, if there is one: loaded if it `loads` that, else empty.
     pub(crate) fn update<'v, A>(
         &self,
         session: &mut Session,
@@ -154,9 +155,10 @@ impl Items {
         let found = self.find(&mut shard, session, key, is_access);
         if let Some(entry) = found.filter(|_| loads) {
             let position = self.position(entry);
+            session.work += entry.len(&self.log.format);
             if !shard.recall(position, &mut session.loaded) {
                 session.loaded = self.read(entry, &self.log.generation_at(position))?;
-                shard.keep(position, &session.loaded);
+                shard.keep(position, &session.item());
             }
         } else {
             session.loaded = Item::default();
@@ -189,9 +191,8 @@ impl Items {
         self.counts.total_items.fetch_add(1, Relaxed);
         let cas = if cas == 0 { place.start } else { cas };
         // An item that is read often need not be read again after each change.
-        if old.is_some_and(|old| shard.recent.remove(&self.position(old)).is_some()) {
-            let record = Record { cas, key: b"", value: b"", ..new.record };
-            shard.keep(place.start, &(record, value.into()));
+        if old.is_some_and(|old| shard.forget(self.position(old))) {
+            shard.keep(place.start, &Record { cas, ..new.record });
         }
         session.stored = (Record { cas, exptime, ..Record::default() }, value.len());
         session.wrote(place);
@@ -288,9 +289,7 @@ impl Items {
             return None;
         };
         let entry = *noted;
-        let len = entry.len(&self.log.format);
-        session.work += len;
-        session.depend(self.position(entry) + len);
+        session.depend(self.position(entry) + entry.len(&self.log.format));
         if !is_expired(entry.exptime.into(), session.now) {
             if reads {
                 noted.access_at(session.now, true);

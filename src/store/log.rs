@@ -358,7 +358,7 @@ impl Log {
         Ok(())
     }
 
-    /// The bytes of a record, which stand in that file, or will.
+    /// The bytes of the record at `place`, which is in that file, or still in the tail.
     pub(crate) fn read(&self, file: &Generation, place: Range<u64>) -> Result<Vec<u8>> {
         let Range { start, end } = place;
         // A record is in the tail or in the file, as a whole: the tail is written at once.
