@@ -1280,18 +1280,26 @@ fn an_item_is_read_once_whoever_wants_it_and_a_change_of_it_costs_no_read() {
         assert_eq!(reads(), (count, "1".into()));
     }
     let (s, mut x) = (&t.store, Session::at(NOW));
+    // Settled, or it would be read from the tail.
     s.set(&mut x, b"k", 0, 0, b"2").unwrap();
+    s.settle(&x).unwrap();
     assert_eq!(reads(), (0, "2".into()));
     s.append(&mut x, b"k", b"3").unwrap();
     s.touch(&mut x, b"k", 50).unwrap();
-    assert_eq!(reads(), (0, "23".into()));
     s.incr(&mut x, b"k", 7).unwrap();
+    s.settle(&x).unwrap();
     assert_eq!(reads(), (0, "30".into()));
-    // What nobody has read is not kept.
+    // What nobody has read is not kept; a change that needs the old value has read it.
     s.delete(&mut x, b"k").unwrap();
     s.set(&mut x, b"k", 0, 0, b"4").unwrap();
     s.settle(&x).unwrap();
-    assert_eq!(reads(), (1, "4".into()));
+    s.incr(&mut x, b"k", 1).unwrap();
+    s.settle(&x).unwrap();
+    assert_eq!(reads(), (0, "5".into()));
+    s.delete(&mut x, b"k").unwrap();
+    s.set(&mut x, b"k", 0, 0, b"6").unwrap();
+    s.settle(&x).unwrap();
+    assert_eq!(reads(), (1, "6".into()));
 }
 
 #[test]
@@ -1312,24 +1320,51 @@ fn recent_items_have_a_quarter_of_a_megabyte_in_each_shard() {
     assert_eq!(keys.clone().map(reads).sum::<usize>(), keys.len());
     let kept = keys.rev().filter(|key| reads(*key) == 0).count();
     assert!((1..=2 * 64).contains(&kept), "{kept}");
-    // One that is larger is not kept, and drives out no other: here, in each shard.
-    let (small, large) = (1000_u32, 0..64_u32);
+    // One that is larger is not kept, and drives out no other. Of all that differ from a key
+    // in some of seven bits, at least one has its checksum in six, and so its shard.
+    let (small, large) = (0_u32, 1..128_u32);
     t.put(&small.to_be_bytes(), b"value");
-    for key in large.clone() {
+    for key in large {
         t.put(&key.to_be_bytes(), &[0; 300_000]);
+        assert_eq!((reads(key), reads(key)), (1, 1), "{key}");
     }
-    assert_eq!(large.map(reads).sum::<usize>(), 64);
     assert_eq!(reads(small), 0);
+}
+
+#[test]
+fn work_is_what_is_read_and_appended() {
+    let t = Fixture::new(Options { max_item_size: 2 << 20, ..Options::default() });
+    let (s, mut x) = (&t.store, Session::at(NOW));
+    s.set(&mut x, b"k", 0, 0, &[0; 1 << 20]).unwrap();
+    let mut work = |act: &dyn Fn(&mut Session)| {
+        x.work = 0;
+        act(&mut x);
+        x.work
+    };
+    let large = 1 << 20..1 << 21;
+    assert!(large.contains(&work(&|x| assert!(s.get(x, b"k").unwrap().is_some()))));
+    assert!(
+        work(&|x| assert_eq!(s.add(x, b"k", 0, 0, b"1"), Ok(Answer::NotStored))) < 1000
+    );
+    assert!(large.contains(&work(&|x| drop(s.incr(x, b"k", 1)))));
+    assert!(work(&|x| assert_eq!(s.delete(x, b"k"), Ok(Answer::Deleted))) < 1000);
+    assert!(work(&|x| assert!(s.get(x, b"k").unwrap().is_none())) < 1000);
 }
 
 #[test]
 fn a_change_takes_the_room_of_what_was_there() {
     let t = Fixture::new(Options::default());
-    t.put(b"k", &[0; 100_000]);
-    t.disk.forget();
+    // At least one of the others is in its shard, as above.
+    let (changed, others) = (0_u32, 1..128_u32);
+    for key in others.clone() {
+        t.put(&key.to_be_bytes(), b"value");
+    }
     for _ in 0..10 {
-        t.put(b"k", &[0; 100_000]);
-        assert!(t.value(b"k", NOW).is_some());
+        t.put(&changed.to_be_bytes(), &[0; 100_000]);
+    }
+    t.disk.forget();
+    for key in others {
+        assert_eq!(t.value(&key.to_be_bytes(), NOW), text("value"));
     }
     assert_eq!(t.disk.count(Call::Read), 0);
 }

@@ -134,7 +134,7 @@ impl Connection {
         }
     }
 
-    /// By which its worker's poller, and the worker, know it: its descriptor.
+    /// What the poller reports, and the worker finds it by: its descriptor.
     pub(crate) fn token(&self) -> usize {
         self.stream.as_raw_fd() as usize
     }

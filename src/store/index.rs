@@ -171,7 +171,7 @@ pub(crate) struct Shard {
     /// and again cost no system call. No other bytes ever stand there (L1), so nothing here
     /// is out of date.
     recent: HashMap<u64, Item>,
-    /// Their memory, in bytes.
+    /// Their memory, in bytes; more where two threads have read the same one at once.
     recent_len: usize,
 }
 
@@ -211,7 +211,7 @@ impl Shard {
         self.entries.iter().filter(move |it| !is_expired(it.1.exptime.into(), now))
     }
 
-    /// Returns what was there.
+    /// Points `key` at a record, and returns where it pointed before.
     pub(crate) fn insert(&mut self, key: &[u8], entry: Entry) -> Option<Entry> {
         self.value_bytes += u64::from(entry.size);
         // An overwrite must not allocate the key again.
@@ -317,7 +317,7 @@ impl Index {
         match kind {
             Kind::Set => {
                 let entry = Entry::new(position, value.len(), exptime);
-                let _ = self.shard(key).insert(key, entry);
+                self.shard(key).insert(key, entry);
             }
             Kind::Delete => self.shard(key).remove(key, 0),
             Kind::Flush => {
